@@ -1,0 +1,1 @@
+"""Storage, assets, model registry, jobs, clusters. Imports nothing else of this project."""
