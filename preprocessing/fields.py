@@ -1,0 +1,203 @@
+"""The field vocabulary: every named, typed column that an operator can write and a stage can read.
+
+This module imports nothing else of the project, so that contracts can name fields without pulling in decoders.
+`python -m preprocessing.fields` prints the vocabulary as the Markdown table kept in `docs/fields.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Codec = Literal["json", "npy", "wav", "mjpeg", "txt"]
+Rate = Literal["clip", "frame", "mel column", "audio sample"]
+CropKind = Literal["box", "tube"]
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column.
+
+    Attributes:
+        name: lower-case identifier without dots; the middle part of a member's name, `KEY.NAME.EXT`.
+        codec: how one value becomes bytes (see `preprocessing.codecs`).
+        dtype: element type after decoding.
+        shape: axes after decoding; a number is fixed, a word names a length that varies.
+        rate: what one step along the first axis is; "clip" for one value per sample.
+        meaning: one sentence.
+        unit: physical unit of the numbers, "" where they have none.
+        colour: channel order of pictures.
+        coordinates: what positions refer to.
+        stored: False for values that exist only while a sample is processed (decoded frames).
+    """
+
+    name: str
+    codec: Codec
+    dtype: str
+    shape: tuple[int | str, ...]
+    rate: Rate
+    meaning: str
+    unit: str = ""
+    colour: Literal["", "RGB"] = ""
+    coordinates: str = ""
+    stored: bool = True
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"field name {self.name!r}: want lower-case letters, digits and _, starting with a letter")
+
+    def __or__(self, other: Field | AnyOf) -> AnyOf:
+        """`a | b`: a reader content with either, preferring the left one."""
+        return AnyOf((self,)) | other
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """Alternatives in order of preference: the first that the dataset has is read."""
+
+    options: tuple[Field, ...]
+
+    def __or__(self, other: Field | AnyOf) -> AnyOf:
+        return AnyOf(self.options + (other.options if isinstance(other, AnyOf) else (other,)))
+
+    def __str__(self) -> str:
+        return " | ".join(f.name for f in self.options)
+
+
+SOURCE_PX = "picture as shown upright, px, x right, y down, pixel centres at .5"
+
+SOURCE = Field(
+    "source", "json", "object", (), "clip",
+    "where the clip comes from: file, sha256, segment, speaker, split, stream facts, frame rate and number of frames",
+)
+TIMELINE = Field(
+    "timeline", "npy", "int64", ("frames",), "frame",
+    "for each frame of the constant 25 fps clip, the source frame shown, counted in presentation order",
+)
+VIDEO = Field(
+    "video", "npy", "uint8", ("frames", "height", "width", 3), "frame",
+    "decoded frames of the clip, upright; streamed to operators, never stored", colour="RGB", stored=False,
+)
+AUDIO = Field(
+    "audio", "wav", "int16", ("samples",), "audio sample",
+    "mono sound at 16 kHz; sample 0 is heard when frame 0 is shown",
+)
+FACE_DETECTIONS = Field(
+    "face_detections", "npy", "float32", ("detections", 6), "clip",
+    "all faces found: frame, x0, y0, x1, y1, score; sorted by frame, best score first", unit="px",
+    coordinates=SOURCE_PX,
+)
+FACE_TRACK = Field(
+    "face_track", "npy", "float32", ("frames", 5), "frame",
+    "the main face followed through the clip: x0, y0, x1, y1, score; score 0 where it is not seen", unit="px",
+    coordinates=SOURCE_PX,
+)
+LANDMARKS_478 = Field(
+    "landmarks_478", "npy", "float32", ("frames", 478, 3), "frame",
+    "MediaPipe face mesh with irises; z in the scale of x; zeros where `face_valid` is 0", unit="px",
+    coordinates=SOURCE_PX,
+)
+LANDMARKS_68 = Field(
+    "landmarks_68", "npy", "float32", ("frames", 68, 2), "frame",
+    "68 points in the iBUG 300-W order, taken from the mesh", unit="px", coordinates=SOURCE_PX,
+)
+LANDMARKS_5 = Field(
+    "landmarks_5", "npy", "float32", ("frames", 5, 2), "frame",
+    "left eye, right eye, nose tip, left and right mouth corner, as seen in the picture", unit="px",
+    coordinates=SOURCE_PX,
+)
+FACE_BOX = Field(
+    "face_box", "npy", "float32", ("frames", 4), "frame",
+    "tight face box x0, y0, x1, y1 from forehead to chin and cheek to cheek (the WIDER FACE convention)", unit="px",
+    coordinates=SOURCE_PX,
+)
+FACE_VALID = Field(
+    "face_valid", "npy", "bool", ("frames",), "frame", "the main face was followed and its landmarks were found",
+)
+TUBE_BOX = Field(
+    "tube_box", "npy", "float32", (4,), "clip",
+    "one square x0, y0, x1, y1 for the whole clip: the union of the face boxes, enlarged", unit="px",
+    coordinates=SOURCE_PX,
+)
+HEAD_POSE = Field(
+    "head_pose", "npy", "float32", ("frames", 3), "frame",
+    "yaw, pitch, roll of the head; positive: turned to the picture's right, up, clockwise; 0 where not valid",
+    unit="degree",
+)
+MEL80 = Field(
+    "mel80", "npy", "float32", (80, "columns"), "mel column",
+    "80-bin Slaney mel spectrogram in [-4, 4], 80 columns per second (Wav2Lip's recipe)",
+)
+VOICED = Field(
+    "voiced", "npy", "bool", ("frames",), "frame", "sound energy says somebody speaks while this frame is shown",
+)
+MEASURES = Field(
+    "measures", "json", "object", (), "clip",
+    "plain numbers to select by: duration_s, face_side_px, face_share, blur, yaw, pitch, voiced_share, loudness_dbfs",
+)
+SYNC = Field(
+    "sync", "json", "object", (), "clip",
+    "SyncNet score: offset_frames (positive: sound early), confidence (LSE-C), min_distance (LSE-D)",
+)
+
+
+def face_crop(size_px: int, kind: CropKind) -> Field:
+    """Face pictures of `size_px` squared: "box" cuts each frame's own face box, "tube" one square for the whole clip."""
+    cut = "the face box of its own frame" if kind == "box" else "the clip's one tube square"
+    return Field(
+        f"face_{kind}_{size_px}", "mjpeg", "uint8", ("frames", size_px, size_px, 3), "frame",
+        f"face cut by {cut}, resized to {size_px} px; black where not valid", colour="RGB",
+    )
+
+
+FIELDS: tuple[Field, ...] = (
+    SOURCE, TIMELINE, VIDEO, AUDIO, FACE_DETECTIONS, FACE_TRACK, LANDMARKS_478, LANDMARKS_68, LANDMARKS_5, FACE_BOX,
+    FACE_VALID, TUBE_BOX, HEAD_POSE, MEL80, VOICED, MEASURES, SYNC,
+)
+
+# Families of fields with parameters in their names: pattern -> (constructor, pattern as shown to people).
+FAMILIES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Field], str], ...] = (
+    (
+        re.compile(r"face_(box|tube)_([1-9][0-9]{1,3})"),
+        lambda m: face_crop(int(m[2]), "box" if m[1] == "box" else "tube"),
+        "face_(box|tube)_SIZE",
+    ),
+)
+
+
+def by_name(name: str) -> Field | None:
+    """The field called `name`, or None."""
+    for known in FIELDS:
+        if known.name == name:
+            return known
+    for pattern, make, _ in FAMILIES:
+        if match := pattern.fullmatch(name):
+            return make(match)
+    return None
+
+
+def known_names() -> list[str]:
+    """Names to offer when one is not known; families by their pattern."""
+    return [f.name for f in FIELDS] + [shown for _, _, shown in FAMILIES]
+
+
+def markdown() -> str:
+    """The vocabulary as a Markdown table."""
+    rows = ["| field | type | per | stored as | meaning |", "|---|---|---|---|---|"]
+    for f in (*FIELDS, face_crop(96, "box"), face_crop(256, "tube")):
+        shape = " × ".join(str(axis) for axis in f.shape)
+        kind = f"{f.dtype} {shape}".strip() + (f", {f.unit}" if f.unit else "") + (f", {f.colour}" if f.colour else "")
+        where = f" ({f.coordinates})" if f.coordinates else ""
+        rows.append(f"| `{f.name}` | {kind} | {f.rate} | {f.codec if f.stored else 'not stored'} | {f.meaning}{where} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,119 @@
+"""The operator contract: reads fields of one sample, writes fields of the same sample.
+
+An operator is one row in, one row out; a frame without a face stays a row with `face_valid` 0, so that index stays time.
+It raises when it can't do its work: the runner decides what that means for the build.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from preprocessing.fields import Field
+
+
+class Frames(Protocol):
+    """What `sample[VIDEO]` gives: frames one after the other, as often as asked, decoded once where memory allows."""
+
+    n_frames: int
+    fps: float
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Frames in order, each (H, W, 3) uint8 RGB; do not write into them."""
+
+
+class Sample:
+    """One row while it is processed: values are decoded when first asked for.
+
+    Operators read it as `sample[FIELD]`; `key` names the row.
+    """
+
+    def __init__(self, key: str, values: Mapping[str, Any] | None = None) -> None:
+        self.key = key
+        self._values: dict[str, Any] = dict(values or {})
+
+    def __getitem__(self, field: Field) -> Any:
+        try:
+            value = self._values[field.name]
+        except KeyError:
+            raise KeyError(f"sample {self.key} has no field {field.name!r}: has {sorted(self._values)}") from None
+        if isinstance(value, Lazy):
+            value = self._values[field.name] = value.get()
+        return value
+
+    def __setitem__(self, field: Field, value: Any) -> None:
+        self._values[field.name] = value
+
+    def __contains__(self, field: Field) -> bool:
+        return field.name in self._values
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A value to be decoded on first use."""
+
+    decode: Any
+    data: bytes
+
+    def get(self) -> Any:
+        return self.decode(self.data)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one instance of an operator needs: CPU cores, a fraction of a GPU, assets by name (see `infra.assets`)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    assets: tuple[str, ...] = ()
+
+
+class Refused(Exception):
+    """Raised by an operator that understands why a source or sample can't be used; the reason goes to the ledger.
+
+    Any other exception from a sample means "quarantined": kept with its trace, and retried on request.
+    """
+
+
+class OperatorParams(BaseModel):
+    """An operator's settings: frozen, unknown names refused, part of the operator's digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Operator(ABC):
+    """One step of preprocessing.
+
+    A subclass sets `name` and `version`, may nest its own `Params`, and implements `reads`, `writes` and `__call__`.
+    Raise `version` whenever the output for the same input changes: columns of the old version are then rebuilt.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    Params: ClassVar[type[OperatorParams]] = OperatorParams
+    resources: ClassVar[Resources] = Resources()
+
+    def __init__(self, params: OperatorParams | None = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Field, ...]:
+        """Fields taken from the sample."""
+
+    @property
+    @abstractmethod
+    def writes(self) -> tuple[Field, ...]:
+        """Fields given back; every call gives all of them."""
+
+    def setup(self) -> None:  # noqa: B027  (most operators need no set-up)
+        """Load models; called once per worker before the first sample."""
+
+    @abstractmethod
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        """The written fields of one sample."""
