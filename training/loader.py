@@ -7,7 +7,7 @@ the run was interrupted. Example `g` belongs to step `g // batch_size`, so the p
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -194,7 +194,7 @@ class Loader:
         workers = self.config.loader_workers
         stream = iter(
             DataLoader(
-                self._train, batch_sampler=_Indices(list(self._indices(first_step))), num_workers=workers,
+                self._train, batch_sampler=_Lazily(lambda: self._indices(first_step)), num_workers=workers,
                 collate_fn=default_collate, worker_init_fn=_one_thread, prefetch_factor=2 if workers else None,
             )
         )
@@ -215,17 +215,14 @@ class Loader:
         return self._cached
 
 
-class _Indices:
-    """A batch sampler over a fixed list of index lists."""
+class _Lazily:
+    """A batch sampler that makes its index lists as they are asked for."""
 
-    def __init__(self, batches: list[list[int]]) -> None:
-        self._batches = batches
+    def __init__(self, make: Callable[[], Iterator[list[int]]]) -> None:
+        self._make = make
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
+        return self._make()
 
 
 def _one_thread(_: int) -> None:
