@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all.
+
+Everything is written under a unique name in `DATASET/tmp/`, then renamed to its place (same file system, so the rename is
+atomic). A process killed at any point leaves at most files in `tmp/`, which the next build sweeps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+TEMPORARY = "tmp"
+
+
+def temporary(root: Path, suffix: str = "") -> Path:
+    """A path in `root/tmp/` that no other process or thread uses."""
+    folder = root / TEMPORARY
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def move_into_place(temporary_file: Path, final: Path) -> None:
+    """Rename a finished file to its place; its bytes are on the disk before its name is."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary_file, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary_file, final)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(root: Path, final: Path, data: bytes) -> None:
+    """Write a small file of the dataset at `root` in one step."""
+    scratch = temporary(root, final.suffix)
+    scratch.write_bytes(data)
+    move_into_place(scratch, final)
+    sync_folder(final.parent)
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed processes left. Only the holder of the build lock may call this."""
+    shutil.rmtree(root / TEMPORARY, ignore_errors=True)

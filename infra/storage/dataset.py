@@ -1,0 +1,197 @@
+"""Reading a dataset: rows, and the bytes of any field of any row, by seeking through the indexes.
+
+A reader trusts one manifest and never looks at what else lies in the folder, so a build beside it does not disturb it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.errors import LikenessError
+from infra.storage.columns import parse_index
+from infra.storage.ledger import read_ledger
+from infra.storage.manifest import FieldInfo, Manifest, head_digest, read_manifest
+
+MAX_OPEN_FILES = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: `place` is its number within shard number `shard`, `source` its SOURCE record."""
+
+    key: str
+    shard: int
+    place: int
+    source: Mapping[str, Any] = attribute(compare=False, repr=False)
+
+
+class Dataset:
+    """A dataset as one manifest describes it; make it with `open_dataset`.
+
+    May be forked and pickled: files are read by position, and every process opens its own.
+
+    Attributes:
+        root: its folder.
+        digest: of the manifest.
+        manifest: everything the dataset consists of.
+    """
+
+    def __init__(self, root: Path, digest: str, manifest: Manifest) -> None:
+        self.root, self.digest, self.manifest = root, digest, manifest
+        self._rows: list[Row] | None = None
+        self._by_key: dict[str, Row] = {}
+        # (field, shard) -> offset and size per row of the shard, int64 (2, rows); size -1 where there is no value
+        self._places: dict[tuple[str, int], np.ndarray] = {}
+        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple:
+        return (open_dataset, (self.root, self.digest))
+
+    def __len__(self) -> int:
+        return sum(shard.rows for shard in self.manifest.shards)
+
+    @property
+    def fields(self) -> Mapping[str, FieldInfo]:
+        return self.manifest.fields
+
+    def field(self, name: str) -> FieldInfo:
+        """Raises:
+        LikenessError: the dataset has no such field; tells the command that adds it.
+        """
+        if name not in self.fields:
+            near = get_close_matches(name, self.fields, n=1)
+            raise LikenessError(
+                f"dataset {self.root} has no field {name!r}" + (f" (nearest: {near[0]})" if near else ""),
+                allowed=", ".join(sorted(self.fields)),
+                fix=f"add it with: likeness data add {self.root} --field {name}",
+            )
+        return self.fields[name]
+
+    def rows(self) -> list[Row]:
+        """All rows, shard after shard, in the order of the tars. Read once, from ingest's ledgers."""
+        if self._rows is None:
+            column = self.manifest.columns[self.manifest.ingest]
+            rows = []
+            for shard in range(len(self.manifest.shards)):
+                path = column.files(self.root, shard)[2]
+                try:
+                    ledger = read_ledger(path)
+                except Exception as error:
+                    raise _damaged(path, self.root, f"can't be read: {error}") from error
+                rows += [Row(r.key, shard, place, json.loads(r.source)) for place, r in enumerate(ledger)]
+            self._rows, self._by_key = rows, {row.key: row for row in rows}
+        return self._rows
+
+    def row(self, key: str) -> Row:
+        """Raises:
+        LikenessError: no row has this key.
+        """
+        self.rows()
+        if key not in self._by_key:
+            near = get_close_matches(key, self._by_key, n=3, cutoff=0.4)
+            fix = f"nearest: {', '.join(near)}" if near else f"list them with: likeness data show {self.root} --rows"
+            raise LikenessError(f"dataset {self.root} has no row {key!r}", fix=fix)
+        return self._by_key[key]
+
+    def has(self, row: Row | str, field: str) -> bool:
+        """Whether the value was written; False where it was quarantined or the source has none (no sound)."""
+        row = self.row(row) if isinstance(row, str) else row
+        return bool(self._members(field, row.shard)[1, row.place] >= 0)
+
+    def open_member(self, row: Row | str, field: str) -> tuple[Path, int, int]:
+        """Where the value lies: file, offset and size in bytes, for readers that want a part of it.
+
+        Raises:
+            LikenessError: there is no such field, or no value for this row (see `has`).
+        """
+        row = self.row(row) if isinstance(row, str) else row
+        offset, size = (int(n) for n in self._members(field, row.shard)[:, row.place])
+        if size < 0:
+            raise LikenessError(
+                f"row {row.key} has no {field}: it was quarantined, or its source has none",
+                fix=f"see why with: likeness data show {self.root} {row.key}",
+            )
+        return self.manifest.columns[self.field(field).column].files(self.root, row.shard)[0], offset, size
+
+    def read(self, row: Row | str, field: str) -> bytes:
+        """The stored bytes of one value; `preprocessing.codecs.decode` makes them a value.
+
+        Raises:
+            LikenessError: see `open_member`.
+        """
+        path, offset, size = self.open_member(row, field)
+        return self.read_part(path, offset, size)
+
+    def read_part(self, path: Path, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` of one of the dataset's tars; keeps the file open for the next call."""
+        data = os.pread(self._handle(path), size, offset)
+        if len(data) != size:
+            raise _damaged(path, self.root, f"ends before byte {offset + size}")
+        return data
+
+    def _handle(self, path: Path) -> int:
+        if self._process != os.getpid():  # after a fork: leave the parent's handles to the parent
+            self._files, self._process = OrderedDict(), os.getpid()
+        if path in self._files:
+            self._files.move_to_end(path)
+            return self._files[path]
+        if len(self._files) >= MAX_OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        try:
+            handle = self._files[path] = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise _damaged(path, self.root, f"can't be opened: {error.strerror}") from None
+        return handle
+
+    def _members(self, field: str, shard: int) -> np.ndarray:
+        if (field, shard) not in self._places:
+            column = self.manifest.columns[self.field(field).column]
+            tar, index, _ = column.files(self.root, shard)
+            if not tar.exists() or tar.stat().st_size != column.shards[shard].bytes:
+                raise _damaged(tar, self.root, "is missing, or not of the size in the manifest")
+            try:
+                members = list(parse_index(index.read_bytes()))
+            except (OSError, ValueError) as error:
+                raise _damaged(index, self.root, f"can't be read: {error}") from None
+            place = {row.key: row.place for row in self._shard_rows(shard)}
+            names = {m.field for m in members} | {f.name for f in self.fields.values() if f.column == self.field(field).column}
+            for name in names:
+                self._places[name, shard] = np.full((2, len(place)), -1, np.int64)
+            for m in members:
+                self._places[m.field, shard][:, place[m.key]] = m.offset, m.size
+        return self._places[field, shard]
+
+    def _shard_rows(self, shard: int) -> list[Row]:
+        start = sum(entry.rows for entry in self.manifest.shards[:shard])
+        return self.rows()[start : start + self.manifest.shards[shard].rows]
+
+
+def open_dataset(path: str | Path, digest: str | None = None) -> Dataset:
+    """The dataset in folder `path` as its HEAD says, or as manifest `digest` (64 hex digits) does.
+
+    Raises:
+        LikenessError: there is no finished dataset, or its manifest is damaged.
+    """
+    root = Path(path)
+    digest = digest or head_digest(root)
+    if digest is None:
+        if (root / "request.json").exists():
+            raise LikenessError(f"{root} has no finished build", fix=f"finish it with: likeness data build {root}")
+        what = "is not a dataset" if root.exists() else "does not exist"
+        raise LikenessError(f"{root} {what}", fix=f"build one with: likeness data build {root} --source FOLDER")
+    return Dataset(root, digest, read_manifest(root, digest))
+
+
+def _damaged(path: Path, root: Path, what: str) -> LikenessError:
+    return LikenessError(f"{path} {what}", fix=f"find all damage with: likeness data verify {root}")

@@ -1,0 +1,180 @@
+"""The manifest: everything a dataset consists of, named by digests, in one immutable file.
+
+`manifests/DIGEST.json` is canonical JSON and DIGEST its sha256; `HEAD` holds the digest of the current one and is replaced
+last. Only contents stand in it: no times, no machine paths, no predecessor, so that the same contents have the same digest
+whichever way they were reached. `history.jsonl` tells when HEAD moved from where to where, and is not part of any digest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra import digest
+from infra.errors import LikenessError
+from infra.storage.atomic import write_whole
+from infra.storage.columns import stem
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceEntry(_Part):
+    """One input file. `path` starts with the label of its root folder; `reason` tells why there are no rows."""
+
+    path: str
+    bytes: int
+    sha256: str = ""
+    speaker: str = ""
+    split: str = ""
+    tags: dict[str, str] = {}
+    status: Literal["ingested", "refused", "quarantined"]
+    reason: str = ""
+    keys: tuple[str, ...] = ()
+
+
+class ShardEntry(_Part):
+    """One shard: the sources it was cut from (paths), and its number of rows, the same in all columns."""
+
+    sources: tuple[str, ...]
+    rows: int
+
+
+class ColumnShard(_Part):
+    """Files of one shard of one column; `written + quarantined` is the shard's number of rows."""
+
+    revision: int = 0
+    written: int
+    quarantined: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+    ledger_sha256: str
+
+
+class Column(_Part):
+    """What one operator wrote: a tar per shard. `reads` names fields, `params` are its resolved settings."""
+
+    operator: str
+    version: int
+    digest: str
+    params: dict[str, Any]
+    assets: dict[str, str] = {}
+    reads: tuple[str, ...]
+    shards: tuple[ColumnShard, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie below the dataset."""
+        return column_folder(self.operator, self.digest)
+
+    def files(self, root: Path, shard: int) -> tuple[Path, Path, Path]:
+        """Paths of tar, index and ledger of shard number `shard`."""
+        return column_files(root, self.operator, self.digest, shard, self.shards[shard].revision)
+
+
+class FieldInfo(_Part):
+    """A field as stored: its type (see `preprocessing.fields.Field`) and the column that holds it."""
+
+    name: str
+    codec: str
+    extension: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    rate: str
+    meaning: str
+    unit: str = ""
+    colour: str = ""
+    coordinates: str = ""
+    operator: str
+    version: int
+    digest: str
+
+    @property
+    def column(self) -> str:
+        return column_name(self.operator, self.digest)
+
+
+class Manifest(_Part):
+    """A dataset. `columns` is keyed by `OPERATOR/DIGEST8`, ingest's column by `ingest`'s own."""
+
+    schema_version: int = SCHEMA_VERSION
+    shard_sources: int
+    wanted: tuple[str, ...]
+    ingest: str
+    sources: tuple[SourceEntry, ...]
+    shards: tuple[ShardEntry, ...]
+    fields: dict[str, FieldInfo]
+    columns: dict[str, Column]
+
+    def encoded(self) -> bytes:
+        return digest.canonical_json(self.model_dump(mode="json"))
+
+
+def column_name(operator: str, operator_digest: str) -> str:
+    return f"{operator}/{operator_digest[:8]}"
+
+
+def column_folder(operator: str, operator_digest: str) -> str:
+    return f"columns/{column_name(operator, operator_digest)}"
+
+
+def column_files(root: Path, operator: str, operator_digest: str, shard: int, revision: int) -> tuple[Path, Path, Path]:
+    """Paths of tar, index and ledger."""
+    base = root / column_folder(operator, operator_digest) / stem(shard, revision)
+    return Path(f"{base}.tar"), Path(f"{base}.idx"), Path(f"{base}.ledger.parquet")
+
+
+def head_digest(root: Path) -> str | None:
+    """Digest of the current manifest, or None where nothing has been built."""
+    try:
+        return (root / "HEAD").read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def read_manifest(root: Path, wanted: str) -> Manifest:
+    """The manifest called `wanted` (64 hex digits).
+
+    Raises:
+        LikenessError: it is missing, damaged, or of a version this program does not read.
+    """
+    path = root / "manifests" / f"{wanted}.json"
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise LikenessError(f"dataset {root} has no manifest {wanted[:12]}", fix="see its manifests/ folder") from None
+    if digest.of_bytes(data) != wanted:
+        raise LikenessError(
+            f"{path}: bytes changed since it was written",
+            fix=f"delete it and {root / 'HEAD'}, then run: likeness data build {root} (finished columns are kept)",
+        )
+    version = json.loads(data).get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise LikenessError(f"{path} has schema version {version}", allowed=str(SCHEMA_VERSION), fix="update likeness")
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise LikenessError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}", fix="update likeness") from None
+
+
+def commit_manifest(root: Path, manifest: Manifest) -> str:
+    """Write the manifest and move HEAD to it, unless it is there already; the digest."""
+    data = manifest.encoded()
+    name = digest.of_bytes(data)
+    before = head_digest(root)
+    path = root / "manifests" / f"{name}.json"
+    if before == name and path.exists():
+        return name
+    write_whole(root, path, data)
+    with open(root / "history.jsonl", "a") as history:
+        history.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": before, "to": name}) + "\n")
+    write_whole(root, root / "HEAD", f"{name}\n".encode())
+    return name
