@@ -1,0 +1,141 @@
+"""Pictures of one clip in one member: any window decodes without the rest.
+
+Layout: the JPEGs one after the other (any player that knows motion JPEG shows them), then the trailer: n + 1 uint64 offsets,
+frame i lying at `offsets[i]:offsets[i + 1]`, and a footer of count, height, width and magic, all little endian. A frame without
+a picture takes no bytes and reads as black.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+
+from infra.errors import LikenessError
+
+QUALITY = 95
+FOOTER = struct.Struct("<QII8s")  # count, height, width, magic
+MAGIC = b"LKMJPEG1"
+_SETTINGS = [
+    cv2.IMWRITE_JPEG_QUALITY, QUALITY,
+    # Colour at full resolution: lips differ from skin mostly in colour, and a 96 px crop has little of it to lose.
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+]  # fmt: skip
+_ALLOWED = "a motion JPEG member written by this project"
+
+
+def encode_frames(frames: Iterable[np.ndarray | None], height: int, width: int) -> bytes:
+    """The member's bytes.
+
+    Args:
+        frames: each (height, width, 3) uint8 RGB, or None for a frame without a picture.
+    """
+    parts: list[bytes] = []
+    offsets = [0]
+    for index, frame in enumerate(frames):
+        data = b"" if frame is None else _jpeg(frame, index, height, width)
+        parts.append(data)
+        offsets.append(offsets[-1] + len(data))
+    return b"".join(parts) + np.array(offsets, "<u8").tobytes() + FOOTER.pack(len(parts), height, width, MAGIC)
+
+
+def _jpeg(frame: np.ndarray, index: int, height: int, width: int) -> bytes:
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != (height, width, 3):
+        seen = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise LikenessError(f"frame {index} is {seen}", allowed=f"uint8 ({height}, {width}, 3) RGB, or None")
+    return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), _SETTINGS)[1].tobytes()
+
+
+class FrameSequence:
+    """The pictures of one clip, decoded when asked for: `len(seq)`, `seq[i]` and `seq[a:b]`.
+
+    Made from the member's bytes, or with `at` from its place in a file, of which then only the trailer (once) and the bytes of
+    the wanted frames are read. Can be sent to another process: a file is opened for each read and never held.
+
+    Attributes:
+        shape: (n, height, width, 3).
+        present: bool (n,), False for frames without a picture.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._file: Path | None = None
+        self._start = 0
+        self._read_trailer(len(data))
+
+    @classmethod
+    def at(cls, path: str | os.PathLike, offset: int, size: int) -> FrameSequence:
+        """The sequence stored at `size` bytes from `offset` on in a file, such as a member inside a tar."""
+        sequence = cls.__new__(cls)
+        sequence._data, sequence._file, sequence._start = b"", Path(path), offset
+        sequence._read_trailer(size)
+        return sequence
+
+    def _read_trailer(self, size: int) -> None:
+        if size < FOOTER.size:
+            raise LikenessError(f"a frame sequence of {size} bytes", allowed=_ALLOWED)
+        count, height, width, magic = FOOTER.unpack(self._read(size - FOOTER.size, size))
+        table = size - FOOTER.size - 8 * (count + 1)
+        if magic != MAGIC or table < 0:
+            raise LikenessError(f"a frame sequence that ends with {magic!r}", allowed=_ALLOWED)
+        self._offsets = np.frombuffer(self._read(table, size - FOOTER.size), "<u8").astype(np.int64)
+        if self._offsets[0] != 0 or self._offsets[-1] != table or (np.diff(self._offsets) < 0).any():
+            raise LikenessError("a frame sequence whose offsets do not fit its length", allowed=_ALLOWED)
+        self.shape = (int(count), int(height), int(width), 3)
+
+    def _read(self, start: int, stop: int) -> bytes:
+        if self._file is None:
+            return self._data[start:stop]
+        descriptor = os.open(self._file, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, stop - start, self._start + start)
+        finally:
+            os.close(descriptor)
+        if len(data) != stop - start:
+            raise LikenessError(f"{self._file.name} ends inside a frame sequence", fix="run `likeness data verify`")
+        return data
+
+    @property
+    def present(self) -> np.ndarray:
+        return np.diff(self._offsets) > 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @overload
+    def __getitem__(self, index: int | np.integer) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> np.ndarray: ...
+    def __getitem__(self, index: int | np.integer | slice) -> np.ndarray:
+        """Frame i as (height, width, 3), or a slice as (n, height, width, 3); uint8 RGB, black where there is no picture."""
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        place = int(index) + (len(self) if index < 0 else 0)
+        if not 0 <= place < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        return self.take(range(place, place + 1))[0]
+
+    def take(self, places: Iterable[int]) -> np.ndarray:
+        """(n, height, width, 3): the frames at these places, in this order, read in one piece from the first to the last."""
+        wanted = list(places)
+        out = np.zeros((len(wanted), *self.shape[1:]), np.uint8)
+        if not wanted:
+            return out
+        start = int(self._offsets[min(wanted)])
+        data = self._read(start, int(self._offsets[max(wanted) + 1]))
+        for row, place in enumerate(wanted):
+            jpeg = data[self._offsets[place] - start : self._offsets[place + 1] - start]
+            if jpeg:
+                self._decode(jpeg, place, out[row])
+        return out
+
+    def _decode(self, jpeg: bytes, place: int, out: np.ndarray) -> None:
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if picture is None or picture.shape != out.shape:
+            raise LikenessError(f"frame {place} of a sequence does not decode", fix="run `likeness data verify`")
+        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=out)
