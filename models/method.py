@@ -1,4 +1,4 @@
-"""The method contract: one declaration per folder of `models/`; the command line, the registry and the docs are made from it."""
+"""The method contract: one declaration per folder of `models/`, which the command line, the registry and the docs read."""
 
 from __future__ import annotations
 

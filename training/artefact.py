@@ -54,8 +54,9 @@ class StageArtefact:
         try:
             into.load_state_dict(self.weights(component), strict=True)
         except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
             raise LikenessError(
-                f"{self.path}: component {component!r} does not fit {type(into).__name__}: {str(error).splitlines()[-1].strip()}",
+                f"{self.path}: component {component!r} does not fit {type(into).__name__}: {reason}",
                 fix="use settings (such as width) equal to those in its artefact.json",
             ) from error
         return into

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from infra.errors import LikenessError
-from infra.storage.reader import Dataset, Row
+from infra.storage.dataset import Dataset, Row
 from preprocessing.codecs import FrameSequence, decode
 from preprocessing.fields import AnyOf, Field
 from training import distributed
@@ -66,14 +66,15 @@ def check_fields(stage: type[Stage], datasets: Mapping[str, Dataset]) -> None:
         if name not in datasets:
             if source.optional:
                 continue
-            raise LikenessError(f"stage {stage.name} needs a dataset for its source {name!r}", fix=f"pass --data {name}=DATASET")
+            fix = f"pass --data {name}=DATASET"
+            raise LikenessError(f"stage {stage.name} needs a dataset for its source {name!r}", fix=fix)
         have = datasets[name].fields
         missing = [f for f in source.fields if not any(option.name in have for option in _options(f))]
         if missing:
             adds = " ".join(f"--field {_options(f)[0].name}" for f in missing)
             raise LikenessError(
-                f"dataset {datasets[name].path} lacks {', '.join(str(f) for f in missing)}, which stage {stage.name} reads",
-                fix=f"run: likeness data add {datasets[name].path} {adds}",
+                f"dataset {datasets[name].root} lacks {', '.join(str(f) for f in missing)}, which stage {stage.name} reads",
+                fix=f"run: likeness data add {datasets[name].root} {adds}",
             )
 
 
@@ -163,9 +164,9 @@ class Loader:
         for name, stream in self._train.streams.items():
             if not stream.groups:
                 raise LikenessError(
-                    f"dataset {datasets[name].path} has no row of split 'train' with all of "
+                    f"dataset {datasets[name].root} has no row of split 'train' with all of "
                     f"{', '.join(str(f) for f in stream.source.fields)}",
-                    fix=f"see: likeness data show {datasets[name].path}",
+                    fix=f"see: likeness data show {datasets[name].root}",
                 )
         self._validation = self._examples(stage, datasets, "val")
         self._cached: list[Batch] | None = None
@@ -209,9 +210,8 @@ class Loader:
         if self._cached is None:
             n = self.config.validation_examples if self.has_validation else 0
             size = max(1, self.config.batch_size // self.config.accumulation)
-            self._cached = [
-                default_collate([self._validation[i] for i in range(start, min(n, start + size))]) for start in range(0, n, size)
-            ]
+            parts = [range(start, min(n, start + size)) for start in range(0, n, size)]
+            self._cached = [default_collate([self._validation[i] for i in part]) for part in parts]
         return self._cached
 
 

@@ -18,7 +18,8 @@ from training.loop import Observer
 from training.stage import Evaluation, Media
 
 BATCH = 200  # metrics per request
-CURVE = "progress/step"  # logged with every point, so that one query tells how far the curves reach
+# Logged with every point of their kind, so that one query each tells how far the curves reach.
+TRAINED, VALIDATED = "progress/trained_step", "progress/validated_step"
 
 
 class MetricsFile:
@@ -67,7 +68,7 @@ class Tracker(Observer):
         self.space, self.run_dir, self._write_media = space, run_dir, write_media
         self.file = MetricsFile(run_dir / "metrics.jsonl")
         self.run_id = ""
-        self._reached = 0
+        self._reached = {TRAINED: 0, VALIDATED: 0}
         self._waiting: list[Any] = []
         self._monitor: Any = None
 
@@ -83,11 +84,13 @@ class Tracker(Observer):
             datasets: source -> (path, full digest).
         """
         known = self.run_dir / "mlflow.json"
-        if known.is_file():
+        resume = known.is_file()
+        if resume:
             self.run_id = json.loads(known.read_text())["run_id"]
             self.client.set_terminated(self.run_id, "RUNNING")
-            history = self.client.get_metric_history(self.run_id, CURVE)
-            self._reached = max((metric.step for metric in history), default=0)
+            for curve in self._reached:
+                history = self.client.get_metric_history(self.run_id, curve)
+                self._reached[curve] = max((metric.step for metric in history), default=0)
         else:
             found = self.client.get_experiment_by_name(experiment)
             location = None if os.environ.get("MLFLOW_TRACKING_URI") else f"file://{self.space.artifacts / experiment}"
@@ -95,7 +98,7 @@ class Tracker(Observer):
             self.run_id = self.client.create_run(where, run_name=name, tags=dict(tags)).info.run_id
             self._describe(config, params, datasets)
             known.write_text(json.dumps({"run_id": self.run_id}))
-        self._monitor = _monitor(self.run_id, self.space.tracking_uri, resume=known.is_file())
+        self._monitor = _monitor(self.run_id, self.space.tracking_uri, resume)
 
     def _describe(
         self, config: Mapping[str, Any], params: Mapping[str, Any], datasets: Mapping[str, tuple[str, str]]
@@ -128,10 +131,11 @@ class Tracker(Observer):
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
-        if step <= self._reached:
+        curve = VALIDATED if any(name.startswith("val/") for name in values) else TRAINED
+        if step <= self._reached[curve]:
             return
         now = int(time.time() * 1000)
-        self._waiting += [Metric(name, value, now, step) for name, value in ({**values, CURVE: float(step)}).items()]
+        self._waiting += [Metric(name, value, now, step) for name, value in {**values, curve: float(step)}.items()]
         if len(self._waiting) >= BATCH:
             self._flush()
 
@@ -141,8 +145,7 @@ class Tracker(Observer):
             self.client.log_batch(self.run_id, metrics=part, synchronous=False)
 
     def validated(self, step: int, evaluation: Evaluation) -> None:
-        self.file.append(step, {f"val/{name}": value for name, value in evaluation.metrics.items()})
-        self._send(step, {f"val/{name}": value for name, value in evaluation.metrics.items()})
+        self.logged(step, {f"val/{name}": value for name, value in evaluation.metrics.items()})
         folder = self.run_dir / "media" / f"{step:08d}"
         for name, media in evaluation.media.items():
             folder.mkdir(parents=True, exist_ok=True)
