@@ -1,0 +1,1 @@
+"""Declarations of five methods with stand-ins for their networks: do the contracts carry them?"""
