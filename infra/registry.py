@@ -49,7 +49,7 @@ class Registry:
 
     def register(
         self, name: str, folder: Path, run_id: str, tags: Mapping[str, str], check: Callable[[Path], object],
-        alias: str | None = "candidate",
+        alias: str | None = "candidate", artifact_path: str = "model",
     ) -> Version:
         """Log an artefact directory to its run, download it again, check it, and make it a version.
 
@@ -59,8 +59,8 @@ class Registry:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        self.client.log_artifacts(run_id, str(folder), "model")
-        source = self.client.get_run(run_id).info.artifact_uri + "/model"
+        self.client.log_artifacts(run_id, str(folder), artifact_path)
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/{artifact_path}"
         with tempfile.TemporaryDirectory() as temporary:
             check(Path(download_artifacts(source, dst_path=temporary, tracking_uri=self.space.tracking_uri)))
         try:
@@ -104,7 +104,7 @@ class Registry:
             near = get_close_matches(name, names, 1)
             raise LikenessError(
                 f"no model {name!r} is registered in {self.space.tracking_uri}", allowed=", ".join(names) or "none yet",
-                fix=f"did you mean models:/{near[0]}?" if near else f"train it: likeness train {name.split('-')[0]} --data DATASET",
+                fix=f"did you mean models:/{near[0]}?" if near else "train it: likeness train METHOD --data DATASET",
             )
         for version in versions:
             if match["version"] and version.version != int(match["version"]):

@@ -66,7 +66,11 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Upstream:
-    """An earlier artefact that a stage builds on: "init" starts from its weights, "frozen" uses it as it is."""
+    """An earlier artefact that a stage builds on: "init" starts from its weights, "frozen" uses it as it is.
+
+    Named by the component it provides. One of an earlier stage is found in the registry when not named; one of the stage
+    itself (fine-tuning) is used only when named, so that training again never silently goes on from the last result.
+    """
 
     stage: str
     use: Literal["init", "frozen"]
@@ -76,7 +80,8 @@ class Upstream:
 class Artefact(Protocol):
     """A finished stage on disk: resolved stage configuration and weights by component."""
 
-    config: Mapping[str, Any]
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
     def load(self, component: str, into: nn.Module) -> nn.Module:
         """Strictly load one component's weights into a module and return it."""
@@ -226,6 +231,6 @@ class Stage(ABC):
             return max(0.0, 1.0 - done)
         return 1.0
 
-    def components(self) -> dict[str, Mapping[str, Any]]:
-        """Modules that make up the artefact, each with the settings that rebuild it; all trained modules by default."""
-        return {module: {} for modules in self.roles.values() for module in modules}
+    def components(self) -> tuple[str, ...]:
+        """Modules that make up the artefact: all trained ones by default."""
+        return tuple(module for modules in self.roles.values() for module in modules)

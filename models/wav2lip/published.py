@@ -47,6 +47,17 @@ def load_published(path: str | Path, component: str) -> dict[str, Tensor]:
     return weights
 
 
+def import_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, float]]:
+    """Whatever released file this is: its component, its weights, and the stage settings that rebuild the network.
+
+    Raises:
+        LikenessError: unreadable, or no Wav2Lip network.
+    """
+    weights = state_dict_of(read_weights(path, "a released Wav2Lip file: " + ", ".join(RELEASED)))
+    component = _most_alike(weights) if weights else "generator"
+    return component, load_published(path, component), {"width": 1.0}
+
+
 def export_published(state_dict: Mapping[str, Tensor], path: str | Path, global_step: int = 0, global_epoch: int = 0) -> None:
     """Writes weights as the released files are laid out, for tools made for those; the optimiser entry is None.
 

@@ -58,6 +58,11 @@ def binary_cross_entropy(probability: Tensor, label: Tensor | float) -> Tensor:
         return F.binary_cross_entropy(probability.float(), target)
 
 
+def _started(network: nn.Module, component: str, upstream: Mapping[str, Artefact]) -> nn.Module:
+    """The network as it is, or with the weights of an upstream artefact to go on from."""
+    return upstream[component].load(component, network) if component in upstream else network
+
+
 class Windows:
     """The places in one clip from which T valid frames and their speech can be taken."""
 
@@ -97,6 +102,7 @@ class ExpertStage(Stage):
     name = "expert"
     sources = {"clips": Source(fields=(FACE, MEL80, FACE_VALID, VOICED))}
     roles = {"expert": ("expert",)}
+    upstream = {"expert": Upstream("expert", "init", required=False)}
     expert: Expert
 
     class Config(Stage.Config):
@@ -104,7 +110,7 @@ class ExpertStage(Stage):
         optim: dict[str, Optim] = {"expert": Optim(lr=1e-4)}
 
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
-        return {"expert": Expert(self.config.width)}
+        return {"expert": _started(Expert(self.config.width), "expert", upstream)}
 
     def example(self, records: Records, rng: np.random.Generator) -> dict[str, Any]:
         windows = Windows(records["clips"][0])
@@ -175,10 +181,7 @@ class GeneratorStage(Stage):
 
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
         expert = upstream["expert"].load("expert", Expert(upstream["expert"].config["width"]))
-        generator = Generator(self.config.width)
-        if "generator" in upstream:
-            generator = upstream["generator"].load("generator", generator)  # type: ignore[assignment]
-        return {"generator": generator, "expert": expert}
+        return {"generator": _started(Generator(self.config.width), "generator", upstream), "expert": expert}
 
     def frozen_mode(self, module: str) -> Literal["eval", "train"]:
         return self.config.expert_mode
@@ -249,6 +252,7 @@ class CriticStage(GeneratorStage):
 
     name = "gan"
     roles = {"generator": ("generator",), "critic": ("critic",)}
+    upstream = {**GeneratorStage.upstream, "critic": Upstream("gan", "init", required=False)}
     critic: QualityCritic
 
     class Config(GeneratorStage.Config):
@@ -259,7 +263,7 @@ class CriticStage(GeneratorStage):
         }  # fmt: skip
 
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
-        return {**super().build(upstream), "critic": QualityCritic(self.config.width)}
+        return {**super().build(upstream), "critic": _started(QualityCritic(self.config.width), "critic", upstream)}
 
     def step(self, batch: Batch, ctx: Context) -> Iterator[Turn]:
         drawn, target = self.draw(batch)

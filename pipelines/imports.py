@@ -1,0 +1,33 @@
+"""Published checkpoints as artefacts: converted once per file, then used like any stage's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infra.errors import LikenessError
+from infra.workspace import Workspace
+from models.method import Method, resolve
+from training.artefact import StageArtefact, export, open_artefact, sha256
+
+
+def artefact_from_file(method: Method, file: Path, space: Workspace) -> StageArtefact:
+    """The artefact made of a published file, kept in the workspace under the file's checksum.
+
+    Raises:
+        LikenessError: no such file, or not one of the method's.
+    """
+    if not file.is_file():
+        raise LikenessError(f"there is no file {file}", allowed="a published checkpoint, or models:/NAME@ALIAS")
+    if method.importer is None:
+        raise LikenessError(f"{method.name} reads no published checkpoints", fix="train it: likeness train " + method.name)
+    checksum = sha256(file)
+    folder = space.path / "imported" / f"{method.name}-{checksum[:16]}"
+    if folder.is_dir():
+        return open_artefact(folder)
+    component, weights, config = resolve(method.importer)(file)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "method": method.name, "stage": "published", "stage_config": config, "imported_file": file.name,
+        "imported_sha256": checksum, "licence": method.licence,
+    }  # fmt: skip
+    return export(folder, facts, {component: weights})

@@ -1,0 +1,170 @@
+"""What a training command means, resolved and checked before anything starts: settings, datasets, upstream artefacts.
+
+The plan of the same command is the same, and its run directory is named by it: that is how rerunning a command resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from infra.errors import LikenessError
+from infra.registry import Registry
+from infra.settings import apply_overrides, merge
+from infra.storage.dataset import open_dataset
+from infra.workspace import Workspace
+from models.method import Method
+from models.registry import method_named
+from pipelines.imports import artefact_from_file
+from training.artefact import StageArtefact, open_artefact
+from training.config import LoopConfig
+from training.loader import check_fields
+from training.stage import Stage
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One stage's run; plain values, so that it can be sent to workers.
+
+    Attributes:
+        settings: the stage's resolved settings, with the loop's under "loop".
+        datasets: source -> (path, manifest digest).
+        upstream: component -> (artefact directory, what names it).
+    """
+
+    method: str
+    stage: str
+    settings: dict[str, Any]
+    datasets: dict[str, tuple[str, str]]
+    upstream: dict[str, tuple[str, str]]
+    workspace: str
+
+    @property
+    def name(self) -> str:
+        """Registered model's name."""
+        return f"{self.method}-{self.stage}"
+
+    @property
+    def key(self) -> str:
+        """Names the run: equal for equal methods, settings, data and upstream."""
+        facts = asdict(self)
+        facts["datasets"] = {source: digest for source, (_, digest) in self.datasets.items()}
+        facts["upstream"] = {name: reference for name, (_, reference) in self.upstream.items()}
+        del facts["workspace"]
+        # how data are fetched and how much is kept or logged does not change what is computed
+        facts["settings"] = facts["settings"] | {
+            "loop": {k: v for k, v in facts["settings"]["loop"].items() if k not in ("loader_workers", "keep_checkpoints")}
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    @property
+    def run_dir(self) -> Path:
+        """Checkpoints, metrics, media and artefact of the run."""
+        return Workspace(Path(self.workspace)).runs / f"{self.name}-{self.key}"
+
+    @property
+    def loop(self) -> LoopConfig:
+        """The loop's settings."""
+        return LoopConfig.model_validate(self.settings["loop"])
+
+    def make_stage(self) -> Stage:
+        """The stage with its settings."""
+        stage = method_named(self.method).stage(self.stage)
+        return stage(settings_model(stage)(**self.settings))
+
+    def artefacts(self) -> dict[str, StageArtefact]:
+        """The upstream artefacts, opened."""
+        return {name: open_artefact(Path(path)) for name, (path, _) in self.upstream.items()}
+
+
+def settings_model(stage: type[Stage]) -> type[Stage.Config]:
+    """A stage's settings with the loop's under `loop`."""
+    return create_model(f"{stage.__name__}Settings", __base__=stage.Config, loop=(LoopConfig, LoopConfig()))
+
+
+def resolve_settings(method: Method, stage: type[Stage], preset: str, overrides: Sequence[str]) -> Stage.Config:
+    """Defaults, then the preset, then `key=value` words.
+
+    Raises:
+        LikenessError: an unknown preset, key, or a value of the wrong type.
+    """
+    presets = method.presets()
+    if preset not in presets:
+        raise LikenessError(f"{method.name} has no preset {preset!r}", allowed=", ".join(presets) or "none")
+    settings = merge(settings_model(stage)(), presets[preset].get(stage.name, {}))
+    return apply_overrides(settings, overrides)
+
+
+def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """`--data DATASET` (for the only source) or `--data SOURCE=DATASET` words -> source -> (path, digest), fields checked."""
+    named: dict[str, str] = {}
+    for word in data:
+        source, equals, path = word.partition("=")
+        if not equals:
+            source, path = next(iter(stage.sources)), word
+        named[source] = path
+    opened = {source: open_dataset(Path(path)) for source, path in named.items()}
+    check_fields(stage, opened)
+    return {source: (str(Path(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
+
+
+def find_upstream(
+    method: Method, stage: type[Stage], starts: Sequence[str], registry: Registry
+) -> dict[str, tuple[str, str]]:
+    """Component -> (directory, reference) of what the stage builds on.
+
+    Args:
+        starts: `--from` words: a published file, `models:/NAME@ALIAS`, or `COMPONENT=` before either.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for word in starts:
+        component, equals, reference = word.partition("=")
+        if not equals:
+            component, reference = "", word
+        if reference.startswith("models:/"):
+            version = registry.find(reference)
+            artefact = open_artefact(registry.fetch(version))
+            given = [component] if component else [c for c in artefact.components if c in stage.upstream]
+            for name in given:
+                found[name] = (str(artefact.path), version.uri)
+        else:
+            artefact = artefact_from_file(method, Path(reference), registry.space)
+            name = component or artefact.components[0]
+            found[name] = (str(artefact.path), "sha256:" + artefact.facts["imported_sha256"])
+    unused = [name for name in found if name not in stage.upstream]
+    for name in unused:
+        del found[name]
+    for name, need in stage.upstream.items():
+        if name in found or need.stage == stage.name:
+            continue
+        registered = registry.versions(f"{method.name}-{need.stage}")
+        if registered:
+            found[name] = (str(registry.fetch(registered[0])), registered[0].uri)
+        elif need.required:
+            raise LikenessError(
+                f"{method.name} {stage.name} builds on {name} of stage {need.stage!r}, and none is registered",
+                fix=f"run: likeness train {method.name} --stage {need.stage} --data DATASET, or pass --from FILE",
+            )
+    return found
+
+
+def make_plan(
+    method: Method, stage: type[Stage], *, data: Sequence[str], preset: str, overrides: Sequence[str],
+    starts: Sequence[str], registry: Registry,
+) -> RunPlan:
+    """Resolve one stage's run.
+
+    Raises:
+        LikenessError: anything that would make the run fail later.
+    """
+    settings = resolve_settings(method, stage, preset, overrides)
+    return RunPlan(
+        method.name, stage.name, settings.model_dump(mode="json"), open_sources(stage, data),
+        find_upstream(method, stage, starts, registry), str(registry.space.path),
+    )
