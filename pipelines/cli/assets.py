@@ -1,0 +1,87 @@
+"""`likeness assets`: weights that can't ship with the project."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from infra import assets
+from infra.errors import LikenessError
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Weights that can't ship with the project: list, fetch, verify."
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _status(asset: assets.Asset, read: bool) -> dict[str, Any]:
+    path = assets.locate(asset)
+    row: dict[str, Any] = {"path": str(path) if path else None, "state": "here" if path else "absent"}
+    if path and read:
+        try:
+            row["sha256_found"] = assets.checksum(asset.name)
+            row["state"] = "right" if asset.sha256 else "here, checksum not published"
+        except LikenessError as error:
+            row |= {"state": "wrong", "error": str(error)}
+    return asdict(asset) | row
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        origin = row["path"] or row["url"] or f"by hand: {row['page']}"
+        checksum = f"  sha256 {row['sha256_found']}" if "sha256_found" in row else ""
+        typer.echo(f"{row['name']!s:{width}}  {row['state']}  {row['note']} ({', '.join(row['used_by'])}){checksum}")
+        typer.echo(f"{'':{width}}  {origin}  (licence: {row['licence']})")
+
+
+@app.command("list")
+def list_assets(as_json: Json = False) -> None:
+    """All assets, and which are here."""
+    _print([_status(asset, read=False) for asset in assets.ASSETS], as_json)
+
+
+def _show(bars: Progress, bar: TaskID, done: int, total: int | None) -> None:
+    bars.update(bar, completed=done, total=total)
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    folder: Annotated[Path | None, typer.Option("--to", help="Folder to put them in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download assets; those already here are left as they are."""
+    for name in names:
+        assets.get(name)
+    paths = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bars:
+        for name in names:
+            show = partial(_show, bars, bars.add_task(name, total=None))
+            paths[name] = str(assets.fetch(name, folder, show))
+    if as_json:
+        typer.echo(json.dumps(paths, indent=2))
+    else:
+        for name, path in paths.items():
+            typer.echo(f"{name}: {path}")
+
+
+@app.command()
+def verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None, as_json: Json = False) -> None:
+    """Read the assets that are here (or those named, which must be) and compare their checksums."""
+    rows = [_status(assets.get(name), read=True) for name in names or [a.name for a in assets.ASSETS]]
+    _print(rows, as_json)
+    bad = [row for row in rows if row["state"] == "wrong" or (names and row["state"] == "absent")]
+    if bad:
+        raise LikenessError(str(bad[0].get("error") or f"asset {bad[0]['name']} is not here"), fix="likeness assets fetch NAME")
