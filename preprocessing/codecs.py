@@ -6,7 +6,7 @@
 | json | UTF-8, sorted keys, no spaces, NaN refused | dict |
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
-| mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence` |
+| mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.digest import canonical_json
 from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
 from preprocessing.frame_sequence import FrameSequence, encode_frames
@@ -101,11 +102,9 @@ def _encode_json(field: Field, value: Any) -> bytes:
     if not isinstance(value, Mapping):
         raise CodecError(f"{field.name} is a {type(value).__name__}", allowed="a mapping of plain JSON values")
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return canonical_json(value)
     except (TypeError, ValueError) as error:
         raise CodecError(f"{field.name} is not plain JSON: {error}", allowed="str, int, finite float, bool, None") from error
-    return text.encode()
-
 
 def _decode_json(field: Field, data: bytes) -> dict[str, Any]:
     value = json.loads(data)
@@ -145,6 +144,9 @@ def _encode_mjpeg(field: Field, value: Any) -> bytes:
     height, width = field.shape[1:3]
     if not isinstance(height, int) or not isinstance(width, int):
         raise CodecError(f"pictures of {field.name} have no fixed size", allowed="a field with numbers for height and width")
+    if isinstance(value, FrameSequence):
+        check_shape(field, value.shape)
+        return value.tobytes()
     try:
         return encode_frames(value, height, width)
     except LikenessError as error:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from infra.errors import LikenessError
+from preprocessing.fields import Field
 
 QUALITY = 95
 FOOTER = struct.Struct("<QII8s")  # count, height, width, magic
@@ -54,8 +55,8 @@ def _jpeg(frame: np.ndarray, index: int, height: int, width: int) -> bytes:
 class FrameSequence:
     """The pictures of one clip, decoded when asked for: `len(seq)`, `seq[i]` and `seq[a:b]`.
 
-    Made from the member's bytes, or with `at` from its place in a file, of which then only the trailer (once) and the bytes of
-    the wanted frames are read. Can be sent to another process: a file is opened for each read and never held.
+    Made from the member's bytes, or with `open` from its place in a file, of which then only the trailer (once) and the bytes
+    of the wanted frames are read. Can be sent to another process: a file is opened for each read and never held.
 
     Attributes:
         shape: (n, height, width, 3).
@@ -69,12 +70,23 @@ class FrameSequence:
         self._read_trailer(len(data))
 
     @classmethod
-    def at(cls, path: str | os.PathLike, offset: int, size: int) -> FrameSequence:
-        """The sequence stored at `size` bytes from `offset` on in a file, such as a member inside a tar."""
+    def open(cls, path: str | os.PathLike, offset: int, size: int, field: Field | None = None) -> FrameSequence:
+        """The sequence in the `size` bytes from `offset` on of a file, such as a member inside a tar; `field` is checked."""
         sequence = cls.__new__(cls)
         sequence._data, sequence._file, sequence._start = b"", Path(path), offset
         sequence._read_trailer(size)
+        if field is not None and sequence.shape[1:] != field.shape[1:]:
+            raise LikenessError(f"{field.name} has pictures of {sequence.shape[1:]}", allowed=str(field.shape[1:]))
         return sequence
+
+    @classmethod
+    def of(cls, frames: Iterable[np.ndarray | None], height: int, width: int) -> FrameSequence:
+        """The sequence that storing these frames will give: JPEG loss included, so that nobody ever works on other pixels."""
+        return cls(encode_frames(frames, height, width))
+
+    def tobytes(self) -> bytes:
+        """The member's bytes."""
+        return self._read(0, int(self._offsets[-1]) + 8 * len(self._offsets) + FOOTER.size)
 
     def _read_trailer(self, size: int) -> None:
         if size < FOOTER.size:

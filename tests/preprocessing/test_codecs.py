@@ -84,6 +84,7 @@ def test_pictures_survive_and_missing_ones_are_black():
     data = encode(CROPS, iter(wanted))
     assert data == encode(CROPS, wanted)
     sequence = decode(CROPS, data)
+    assert data == encode(CROPS, sequence)
     assert sequence.present.tolist() == [p is not None for p in wanted]
     for have, want in zip(sequence[:], wanted, strict=True):
         if want is None:
@@ -106,7 +107,7 @@ def test_a_window_reads_only_its_own_bytes(tmp_path, monkeypatch):
         return real(descriptor, size, offset)
 
     monkeypatch.setattr("os.pread", counted)
-    sequence = FrameSequence.at(member, 1000, len(data))
+    sequence = FrameSequence.open(member, 1000, len(data), CROPS)
     trailer = sum(reads)
     assert trailer == FOOTER.size + 8 * (len(sequence) + 1)
     window = sequence[100:105]
