@@ -43,7 +43,8 @@ class Method:
         recipe: name of the dataset recipe that makes the fields its stages need.
         bundle: component -> stages that can provide it, best first; what generation loads.
         generator: "module:function", imported when used, so that listing methods costs nothing.
-        importer: "module:function" that turns a published file into a component's weights, or None.
+        importer: "module:function": published file -> (component, weights, stage settings that rebuild the network).
+        exporter: "module:function": (weights, file, step) writes the published layout.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Method:
     bundle: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     generator: str = ""
     importer: str | None = None
+    exporter: str | None = None
     published: tuple[Published, ...] = ()
     licence: str = ""
 

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from infra.errors import LikenessError
 from infra.storage.dataset import Dataset, Row
-from preprocessing.codecs import FrameSequence, decode
+from preprocessing.codecs import decode
 from preprocessing.fields import AnyOf, Field
+from preprocessing.frame_sequence import FrameSequence
 from training import distributed
 from training.config import LoopConfig
 from training.stage import Batch, Records, Skip, Source, Stage
@@ -41,7 +42,7 @@ class DatasetRecord:
         for option in _options(field):
             if self._dataset.has(self._row, option.name):
                 if option.codec == "mjpeg":
-                    return FrameSequence.open(*self._dataset.open_member(self._row, option.name), field=option)
+                    return FrameSequence.at(*self._dataset.open_member(self._row, option.name))
                 return decode(option, self._dataset.read(self._row, option.name))
         raise KeyError(f"{self.key} has no {field}")
 

@@ -101,6 +101,13 @@ def resolve_settings(method: Method, stage: type[Stage], preset: str, overrides:
     return apply_overrides(settings, overrides)
 
 
+def words_for(method: Method, stage: type[Stage], words: Sequence[str]) -> list[str]:
+    """The `key=value` words meant for a stage: those without a stage's name in front, and `STAGE.key=value` of this one."""
+    names = {s.name for s in method.stages}
+    own = [word.removeprefix(stage.name + ".") for word in words if word.partition(".")[0] == stage.name]
+    return [word for word in words if word.partition(".")[0] not in names] + own
+
+
 def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str, str]]:
     """`--data DATASET` (for the only source) or `--data SOURCE=DATASET` words -> source -> (path, digest), fields checked."""
     named: dict[str, str] = {}
