@@ -1,0 +1,52 @@
+"""The 68- and 5-point subsets that published methods were trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from preprocessing.fields import LANDMARKS_5, LANDMARKS_68, LANDMARKS_478, Field
+from preprocessing.operator import Operator, Sample
+
+# Mesh vertices in the iBUG 300-W order. Left and right are the picture's.
+# fmt: off
+IBUG_68 = (
+    127, 93, 58, 172, 136, 149, 176, 148, 152, 377, 400, 378, 365, 397, 288, 323, 356,  # jaw, from the left ear to the right
+    70, 63, 105, 66, 107,                                                               # left brow, outside to inside
+    336, 296, 334, 293, 300,                                                            # right brow, inside to outside
+    168, 197, 5, 4,                                                                     # bridge of the nose, down to its tip
+    98, 97, 2, 326, 327,                                                                # below the nose
+    33, 160, 158, 133, 153, 144,                                                        # left eye, clockwise from its outer corner
+    362, 385, 387, 263, 373, 380,                                                       # right eye, clockwise from its inner corner
+    61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91,                                 # outer lips, clockwise from the left corner
+    78, 81, 13, 311, 308, 402, 14, 178,                                                 # inner lips, likewise
+)
+# fmt: on
+LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS = (33, 133), (362, 263)
+NOSE_TIP, MOUTH_CORNERS = 4, (61, 291)
+
+
+class LandmarkSubsets(Operator):
+    """LANDMARKS_68 and LANDMARKS_5 by selection from the mesh; zeros stay zeros.
+
+    The 68 points are the mesh vertices closest in meaning to iBUG's: the jaw line follows the mesh's silhouette. An eye of the
+    5 points is the mean of its two corners, as in Deep3DFaceRecon: it moves neither with the gaze nor with a blink.
+    """
+
+    name = "landmark_subsets"
+    version = 1
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (LANDMARKS_478,)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (LANDMARKS_68, LANDMARKS_5)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        mesh = sample[LANDMARKS_478][:, :, :2]
+        eyes = [mesh[:, LEFT_EYE_CORNERS].mean(1), mesh[:, RIGHT_EYE_CORNERS].mean(1)]
+        five = [*eyes, mesh[:, NOSE_TIP], *(mesh[:, corner] for corner in MOUTH_CORNERS)]
+        return {LANDMARKS_68: mesh[:, IBUG_68], LANDMARKS_5: np.stack(five, 1).astype(np.float32)}
