@@ -71,8 +71,8 @@ class StepContext:
         """Seed everything a step may draw from, by (run seed, step, rank): no random state needs saving."""
         self.step, self.samples_seen, self.notes = step, samples_seen, {}
         words = np.random.SeedSequence((self._seed, step, distributed.rank())).generate_state(2, np.uint64)
-        torch.manual_seed(int(words[0] >> 1))
-        self.generator.manual_seed(int(words[1] >> 1))
+        torch.manual_seed(int(words[0]) >> 1)
+        self.generator.manual_seed(int(words[1]) >> 1)
 
     def gate(self, name: str) -> bool:
         return name in self._open

@@ -66,7 +66,8 @@ def fetch(
         assets.get(name)
     paths = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=as_json, transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=as_json or not console.is_terminal, transient=True) as bars:
         for name in names:
             show = partial(_show, bars, bars.add_task(name, total=None))
             paths[name] = str(assets.fetch(name, folder, show))

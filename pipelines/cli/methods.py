@@ -33,7 +33,8 @@ def command(
                 console.print(f"  {side[:-1]} {port['name']} ({port['kind']}): {port['meaning']}")
         table = Table("stage", "reads", "builds on", *(["with this dataset"] if data else []), box=None, padding=(0, 2))
         for stage in record["stages"]:
-            table.add_row(stage["name"], " ".join(stage["fields"]), " ".join(stage["builds_on"]), *([stage["data"]] if data else []))
+            judged = [stage["data"]] if data else []
+            table.add_row(stage["name"], " ".join(stage["fields"]), " ".join(stage["builds_on"]), *judged)
         console.print(table)
         for file in record["published"]:
             console.print(f"  published {file['file']} -> {file['component']} of {file['stage']} ({file['source']})")

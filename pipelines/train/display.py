@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from training.loop import Observer
 from training.stage import Evaluation
@@ -16,7 +16,8 @@ class Display(Observer):
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.title, self._task = title, None
+        self.title = title
+        self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"), console=self.console, disable=not self.console.is_terminal,

@@ -89,7 +89,7 @@ def _through_ray(plan: RunPlan, workers: int) -> dict[str, Any]:
 
     from infra.cluster import connect
 
-    connect(workers)
+    connect(**({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(workers + 1, os.cpu_count() or 1)}))
     gpu = torch.cuda.is_available()
     trainer = TorchTrainer(
         _rank_in_ray, train_loop_config=asdict(plan),

@@ -1,0 +1,191 @@
+"""From wanted fields to the operators that make them, in the order they run, each with its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from infra import digest
+from infra.errors import LikenessError
+from infra.storage.manifest import column_name
+from preprocessing.fields import SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
+from preprocessing.operator import Operator, OperatorParams, Resources
+
+
+class Ingest(Protocol):
+    """The first operator: one source in, its rows out."""
+
+    name: str
+    version: int
+    params: OperatorParams
+    resources: Resources
+
+    @property
+    def writes(self) -> tuple[Field, ...]: ...
+
+    def __call__(self, path: Path, source: Mapping[str, Any]) -> list[tuple[int, dict[Field, Any]]]:
+        """Segments of the source as (number, values). Raises `Refused` for a source understood to be of no use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """Where fields, operators and decoded frames come from; tests put toys here.
+
+    Attributes:
+        field: name -> field, or None.
+        names: field names to offer when one is not known.
+        producer: field name, settings by operator name -> the operator that writes the field.
+        ingest: settings by operator name -> ingest.
+        open_clip: file, SOURCE record, TIMELINE -> the value of VIDEO; travels to the workers, so it must be importable there.
+        clip_version: raised when the same file gives other frames.
+        asset_sha256: asset name -> checksum of its file.
+    """
+
+    field: Callable[[str], Field | None]
+    names: Callable[[], list[str]]
+    producer: Callable[[str, Mapping[str, Mapping[str, Any]]], Operator]
+    ingest: Callable[[Mapping[str, Mapping[str, Any]]], Ingest]
+    open_clip: Callable[..., Any]
+    clip_version: int
+    asset_sha256: Callable[[str], str]
+
+
+def standard() -> Toolbox:
+    """The project's own operators."""
+    from preprocessing import catalogue, clip
+
+    def asset_sha256(name: str) -> str:
+        from infra import assets
+
+        return assets.sha256(name)
+
+    return Toolbox(by_name, known_names, catalogue.producer, catalogue.ingest, clip.open_clip, clip.VERSION, asset_sha256)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of a graph.
+
+    Attributes:
+        operator: an `Operator`; for the first node the `Ingest`.
+        digest: of name, version, settings, assets and where its inputs come from; not of the sources.
+        column: `OPERATOR/DIGEST8`.
+        inputs: columns it reads from; VIDEO counts as ingest's.
+        assets: checksums by name.
+    """
+
+    operator: Any
+    digest: str
+    reads: tuple[Field, ...]
+    writes: tuple[Field, ...]
+    inputs: tuple[str, ...]
+    assets: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.operator.name
+
+    @property
+    def column(self) -> str:
+        return column_name(self.name, self.digest)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.operator.params.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which each comes after its inputs, ingest first; `wanted` are the fields asked for."""
+
+    nodes: tuple[Node, ...]
+    wanted: tuple[str, ...]
+
+    def producer(self, field: str) -> Node:
+        return next(node for node in self.nodes if any(f.name == field for f in node.writes))
+
+
+def resolve(toolbox: Toolbox, wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> Graph:
+    """The graph that makes the fields called `wanted`.
+
+    Raises:
+        LikenessError: an unknown field, operator or setting; the message offers the nearest name.
+    """
+    return _Resolver(toolbox, settings).graph(wanted)
+
+
+class _Resolver:
+    def __init__(self, toolbox: Toolbox, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        self.toolbox, self.settings = toolbox, settings
+        self.nodes: dict[str, Node] = {}  # by digest, in order
+        self.by_field: dict[str, Node] = {}
+        self.underway: list[str] = []
+        self.ingest = self._add(_told(lambda: toolbox.ingest(settings)), ())
+
+    def graph(self, wanted: Sequence[str]) -> Graph:
+        for name in wanted:
+            field = self.toolbox.field(name)
+            if field is None:
+                near = get_close_matches(name, self.toolbox.names(), n=1, cutoff=0.4)
+                raise LikenessError(f"unknown field {name!r}" + (f" (nearest: {near[0]})" if near else ""),
+                                    allowed=", ".join(self.toolbox.names()))
+            if not field.stored:
+                raise LikenessError(f"field {name} is never stored", fix="ask for a field made from it")
+            self._producer(name)
+        known = {node.name for node in self.nodes.values()}
+        for operator in self.settings:
+            if operator not in known:
+                near = get_close_matches(operator, known, n=1, cutoff=0.4)
+                raise LikenessError(f"settings for operator {operator!r}, which these fields don't need"
+                                    + (f" (nearest: {near[0]})" if near else ""), allowed=", ".join(sorted(known)))
+        return Graph(tuple(self.nodes.values()), tuple(sorted(set(wanted))))
+
+    def _producer(self, name: str) -> Node:
+        if name == VIDEO.name:
+            return self.ingest
+        if name not in self.by_field:
+            if name in self.underway:
+                raise LikenessError(f"fields need each other: {' -> '.join([*self.underway, name])}")
+            self.underway.append(name)
+            operator = _told(lambda: self.toolbox.producer(name, self.settings))
+            node = self._add(operator, operator.reads)
+            if name not in {f.name for f in node.writes}:
+                raise TypeError(f"operator {node.name} was named for field {name}, but writes {node.writes}")
+            self.underway.pop()
+        return self.by_field[name]
+
+    def _add(self, operator: Any, reads: tuple[Field, ...]) -> Node:
+        makers = {field.name: self._producer(field.name) for field in reads}
+        assets = {name: self.toolbox.asset_sha256(name) for name in operator.resources.assets}
+        inputs = {name: node.digest for name, node in makers.items()}
+        if VIDEO.name in inputs:
+            inputs[VIDEO.name] += f"/clip {self.toolbox.clip_version}"
+        facts = {"name": operator.name, "version": operator.version, "params": operator.params.model_dump(mode="json"),
+                 "assets": assets, "inputs": inputs}
+        columns = tuple(dict.fromkeys(node.column for node in makers.values()))
+        node = Node(operator, digest.of_json(facts), tuple(reads), tuple(operator.writes), columns, assets)
+        node = self.nodes.setdefault(node.digest, node)
+        for field in node.writes:
+            if self.by_field.setdefault(field.name, node) is not node:
+                raise TypeError(f"field {field.name} is written by {node.column} and by {self.by_field[field.name].column}")
+        return node
+
+
+def _told(make: Callable[[], Any]) -> Any:
+    """An operator, with pydantic's complaint about its settings in one line."""
+    try:
+        return make()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        setting = ".".join(map(str, problem["loc"]))
+        raise LikenessError(f"setting {setting}={problem['input']!r} of operator {error.title}: {problem['msg']}") from None
+
+
+# What VIDEO is made of, besides the source file itself: an operator that reads it depends on both.
+VIDEO_PARTS = (SOURCE, TIMELINE)

@@ -1,0 +1,100 @@
+"""How fast operators ran on this machine, to say what a build would take.
+
+Kept in `rates.json` of the cache folder (`~/.cache/likeness`, or where LIKENESS_CACHE points), by host and operator. Losing the
+file costs only the estimates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.dataset.plan import Plan
+from pipelines.dataset.unit import DECODING, Cost
+from preprocessing.fields import VIDEO
+
+
+def cache_folder() -> Path:
+    """Where Likeness keeps what it can make again."""
+    return Path(os.environ.get("LIKENESS_CACHE") or "~/.cache/likeness").expanduser()
+
+
+def load_rates() -> dict[str, Cost]:
+    """Cost by operator name, as measured on this machine; empty when nothing was."""
+    try:
+        return {name: Cost(**cost) for name, cost in _read()[socket.gethostname()].items()}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def record_rates(costs: dict[str, Cost]) -> None:
+    """Add a build's costs; what was measured before counts half, so that the file follows the machine."""
+    rates = load_rates()
+    for name, cost in costs.items():
+        if cost.clip_s <= 0:
+            continue
+        old = rates.get(name, Cost())
+        rates[name] = Cost(*(value / 2 for value in asdict(old).values()))
+        rates[name].add(cost)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f"rates-{os.getpid()}.json"
+        everything = _read() | {socket.gethostname(): {name: asdict(cost) for name, cost in rates.items()}}
+        scratch.write_text(json.dumps(everything, indent=1))
+        os.replace(scratch, folder / "rates.json")
+    except OSError:
+        return  # a read-only home must not fail a finished build
+
+
+def _read() -> dict:
+    try:
+        everything = json.loads((cache_folder() / "rates.json").read_text())
+        return everything if isinstance(everything, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def forecast(plan: Plan, rates: dict[str, Cost]) -> list[dict[str, Any]]:
+    """A line per operator that has anything to do or to show: what is there, what runs and why, and what that takes.
+
+    `cpu_s` and `bytes` are None where this machine has not measured the operator, or can't tell the length of new sources.
+    Decoding has a line of its own.
+    """
+    lines = []
+    decoded: set[int] = set()
+    for node in plan.graph.nodes:
+        runs = [shard for shard in range(len(plan.shards)) if plan.tasks[node.column, shard].entry is None]
+        if VIDEO in node.reads:
+            decoded |= set(runs)
+        lines.append({"operator": node.name, "version": node.operator.version, "column": node.column,
+                      "fields": [f.name for f in node.writes], "shards": len(plan.shards), "to_run": len(runs),
+                      "why": dict(plan.reasons(node)), **_estimate(plan, runs, rates, node.name)})  # fmt: skip
+    if decoded:
+        lines.append({"operator": DECODING, "fields": [], "shards": len(plan.shards), "to_run": len(decoded), "why": {},
+                      **_estimate(plan, sorted(decoded), rates, DECODING)})  # fmt: skip
+    return lines
+
+
+def _estimate(plan: Plan, shards: list[int], rates: dict[str, Cost], operator: str) -> dict[str, float | None]:
+    rate = rates.get(operator)
+    seconds = [_clip_seconds(plan, shard, rates) for shard in shards]
+    known = [s for s in seconds if s is not None]
+    clip_s = sum(known) if len(known) == len(seconds) else None
+    if rate is None or clip_s is None:
+        nothing = None if shards else 0.0
+        return {"clip_s": clip_s, "cpu_s": nothing, "bytes": nothing}
+    return {"clip_s": clip_s, "cpu_s": rate.cpu_s / rate.clip_s * clip_s, "bytes": rate.bytes / rate.clip_s * clip_s}
+
+
+def _clip_seconds(plan: Plan, shard: int, rates: dict[str, Cost]) -> float | None:
+    """Length of a shard's clips: known once ingested, before that by the size of its files."""
+    if commit := plan.ingested[shard]:
+        return sum(record["seconds"] for record in commit.sources)
+    rate = rates.get(plan.graph.nodes[0].name)
+    size = sum(max(source.bytes, 0) for source in plan.shards[shard])
+    return rate.clip_s / rate.source_bytes * size if rate and rate.source_bytes else None

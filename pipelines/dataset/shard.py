@@ -1,0 +1,109 @@
+"""One shard of one column: what is stored, and a draft of what will be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from infra import digest
+from infra.storage.atomic import move_into_place, sync_folder, temporary
+from infra.storage.columns import ColumnWriter, parse_index
+from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
+from infra.storage.manifest import ColumnShard, column_files
+from pipelines.dataset.graph import Node
+
+
+class StoredShard:
+    """A committed shard of a column.
+
+    Attributes:
+        rows: ledger by row key, in the order of the tar.
+    """
+
+    def __init__(self, root: Path, node: Node, shard: int, revision: int) -> None:
+        self.revision = revision
+        self.tar, self.idx, self.ledger = column_files(root, node.name, node.digest, shard, revision)
+        commit = read_commit(self.ledger)
+        if commit is None:
+            raise FileNotFoundError(f"{self.ledger} is missing or damaged")
+        self.commit = commit
+        self.rows = {row.key: row for row in read_ledger(self.ledger)}
+        self._members = {(m.key, m.field): m for m in parse_index(self.idx.read_bytes())}
+        self._file = open(self.tar, "rb")  # noqa: SIM115  (closed by close; stays readable when the name is replaced)
+
+    def read(self, key: str, field: str) -> bytes | None:
+        """The stored bytes, None where there are none."""
+        member = self._members.get((key, field))
+        return None if member is None else os.pread(self._file.fileno(), member.size, member.offset)
+
+    def intact(self) -> bool:
+        """Whether the tar still has the bytes that were committed."""
+        return digest.of_file(self.tar) == self.commit.tar_sha256
+
+    def entry(self) -> ColumnShard:
+        """Its line of the manifest."""
+        written = sum(row.status == "written" for row in self.rows.values())
+        return ColumnShard(
+            revision=self.revision, written=written, quarantined=len(self.rows) - written, bytes=self.commit.tar_bytes,
+            sha256=self.commit.tar_sha256, idx_sha256=self.commit.idx_sha256, ledger_sha256=digest.of_file(self.ledger),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ShardDraft:
+    """A shard of a column being written; nothing of it is seen before `commit`."""
+
+    def __init__(self, root: Path, node: Node, shard: int) -> None:
+        self.root, self.node, self.shard = root, node, shard
+        self.rows: list[LedgerRow] = []
+        self._writer = ColumnWriter(temporary(root, ".tar"))
+
+    def add(self, row: LedgerRow, members: Iterable[tuple[str, str, bytes]] = ()) -> None:
+        """One row, with its (field, extension, bytes) when it was written."""
+        self.rows.append(row)
+        for field, extension, data in members:
+            self._writer.add(row.key, field, extension, data)
+
+    def commit(
+        self, revision: int, base: StoredShard | None, inputs: Mapping[str, str], sources: list[dict[str, Any]]
+    ) -> ColumnShard:
+        """Put tar, index and ledger in place, the ledger last; the line of the manifest.
+
+        Where the outcome is exactly that of `base`, base stays and the draft is dropped.
+        """
+        self._writer.close()
+        idx, ledger = temporary(self.root, ".idx"), temporary(self.root, ".ledger")
+        idx.write_bytes(self._writer.index)
+        sha256 = self._writer.sha256
+        write_ledger(ledger, self.rows, Commit(self._writer.size, sha256, digest.of_file(idx), dict(inputs), sources))
+        if base and base.tar.exists() and base.ledger.read_bytes() == ledger.read_bytes():
+            for scratch in (self._writer.path, idx, ledger):
+                scratch.unlink()
+            return base.entry()
+        if base and base.revision != revision and base.commit.tar_sha256 == sha256:
+            _share(base.tar, self._writer.path)
+        final = column_files(self.root, self.node.name, self.node.digest, self.shard, revision)
+        final[2].unlink(missing_ok=True)  # of an unfinished build with other sources; no manifest names it
+        for scratch, place in zip((self._writer.path, idx, ledger), final, strict=True):
+            move_into_place(scratch, place)
+        sync_folder(final[2].parent)
+        stored = StoredShard(self.root, self.node, self.shard, revision)
+        stored.close()
+        return stored.entry()
+
+    def discard(self) -> None:
+        self._writer.discard()
+
+
+def _share(old: Path, new: Path) -> None:
+    """Make `new` a second name of `old`, which has the same bytes; keep the copy where links are not to be had."""
+    link = new.with_suffix(".link")
+    try:
+        os.link(old, link)
+    except OSError:
+        return
+    os.replace(link, new)

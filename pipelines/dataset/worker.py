@@ -1,0 +1,317 @@
+"""Doing a unit: rows go through its operators one after the other.
+
+A clip is decoded once for all operators, and only encoded values are kept. What an operator reads is always what a stored
+column would give back (`decode(encode(value))`), so it makes no difference to the bytes whether operators run together or in
+ten builds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+
+from infra import digest
+from infra.storage.ledger import LedgerRow
+from pipelines.dataset.graph import VIDEO_PARTS, Node
+from pipelines.dataset.outcome import MISSING_INPUT, STOPS_THE_RUN, WORKER_DIED, Failure, Streaks, describe
+from pipelines.dataset.shard import ShardDraft, StoredShard
+from pipelines.dataset.sources import Source, content_digest, row_key
+from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, clip_seconds
+from preprocessing.codecs import EXTENSION, decode, encode
+from preprocessing.fields import SOURCE, TIMELINE, VIDEO, Field
+from preprocessing.operator import Lazy, Refused, Sample
+
+T = TypeVar("T")
+Values = dict[str, bytes]
+
+_ANNOTATIONS = ("speaker", "split", "tags")  # parts of SOURCE that no picture depends on
+_FACTS = ("path", "bytes", "sha256", *_ANNOTATIONS)  # what a source's outcome depends on
+
+
+class Worker:
+    """Does units one after the other; operators are set up once."""
+
+    def __init__(self, failures_in_a_row: int) -> None:
+        self.streaks = Streaks(failures_in_a_row)
+        # Decoded frames of one clip; half of the machine's memory when every core has a worker.
+        self.clip_budget_bytes = min(2 * 2**30, psutil.virtual_memory().total // 2 // (os.cpu_count() or 1))
+        self._ready: dict[str, Any] = {}
+
+    def operator(self, node: Node) -> Any:
+        """The node's operator, set up; whatever goes wrong in that stops the run."""
+        if node.digest not in self._ready:
+            if hasattr(node.operator, "setup"):
+                node.operator.setup()
+            self._ready[node.digest] = node.operator
+        return self._ready[node.digest]
+
+    def run(self, unit: Unit, at: Callable[[float, str, str], None] = lambda done, key, operator: None) -> UnitResult:
+        """Do the unit and commit its columns.
+
+        Args:
+            at: called before each operator with the part of the unit done (0 to 1), the row's key and the operator's name.
+
+        Raises:
+            LikenessError: too many failures in a row, or an operator lacks something it needs (an asset).
+            Exception: a programming error of an operator.
+        """
+        for step in unit.steps:
+            self.operator(step.node)
+        run = _Run(self, unit, at)
+        try:
+            return run.whole()
+        finally:
+            run.close()
+
+
+@dataclass
+class _Row:
+    """A row on its way: `values` are the stored bytes by field that later operators need, `done` the part of the unit."""
+
+    key: str
+    record: dict[str, Any]
+    values: Values
+    done: float
+
+
+class _Run:
+    def __init__(self, worker: Worker, unit: Unit, at: Callable[[float, str, str], None]) -> None:
+        self.worker, self.unit, self.at = worker, unit, at
+        self.result = UnitResult(unit.shard)
+        self.stored = {node.column: StoredShard(unit.root, node, unit.shard, revision) for node, revision in unit.stored}
+        self.bases: dict[str, StoredShard] = {}
+        for step in unit.steps:
+            if step.base is not None and (base := StoredShard(unit.root, step.node, unit.shard, step.base)).intact():
+                self.bases[step.node.column] = base
+        self.drafts = {step.node.column: ShardDraft(unit.root, step.node, unit.shard) for step in unit.steps}
+        self.steps = [step for step in unit.steps if step.node.column != unit.ingest.column]
+        needed = {f for step in self.steps for f in step.node.reads}
+        self.needed = {f.name: f for f in (needed | set(VIDEO_PARTS) if VIDEO in needed else needed)}
+        self.files = {s.key: s.file for s in unit.sources}
+        self.places = {str(s.file): s.path for s in unit.sources}
+        self.places |= {str(unit.root): "DATASET", str(unit.root.resolve()): "DATASET"}
+        self.records: list[dict[str, Any]] = []
+        self.decode_s = 0.0
+
+    def whole(self) -> UnitResult:
+        for row in self._ingest() if self.unit.ingest.column in self.drafts else self._stored_rows():
+            self._through_all(row)
+        sources = content_digest(self.unit.sources, {r["path"]: r["sha256"] for r in self.records})
+        tars = {column: stored.commit.tar_sha256 for column, stored in self.stored.items()}
+        for step in self.unit.steps:
+            node = step.node
+            is_ingest = node.column == self.unit.ingest.column
+            inputs = {"sources": sources} if is_ingest else {column: tars[column] for column in node.inputs}
+            draft, base = self.drafts.pop(node.column), self.bases.get(node.column)
+            entry = draft.commit(step.revision, base, inputs, self.records if is_ingest else [])
+            self.result.entries[node.column], tars[node.column] = entry, entry.sha256
+        return self.result
+
+    def close(self) -> None:
+        for draft in self.drafts.values():
+            draft.discard()
+        for shard in (*self.stored.values(), *self.bases.values()):
+            shard.close()
+
+    # rows
+
+    def _stored_rows(self) -> Iterator[_Row]:
+        ingest = self.stored[self.unit.ingest.column]
+        fields = [(self.stored[node.column], f) for node, _ in self.unit.stored for f in node.writes if f.name in self.needed]
+        for n, (key, line) in enumerate(ingest.rows.items()):
+            found = {f.name: shard.read(key, f.name) for shard, f in fields}
+            values = {name: value for name, value in found.items() if value is not None}
+            yield _Row(key, json.loads(line.source), values, n / len(ingest.rows))
+
+    def _ingest(self) -> Iterator[_Row]:
+        """The rows of source after source, in the order of their keys."""
+        node = self.unit.ingest
+        base = self.bases.get(node.column)
+        before = {record["path"]: record for record in base.commit.sources} if base else {}
+        for n, source in enumerate(sorted(self.unit.sources, key=lambda s: s.key)):
+            done = n / len(self.unit.sources)
+            self.at(done, source.path, node.name)
+            record, rows = self._ingest_source(source, before.get(source.path))
+            self.records.append(record)
+            for key, values in rows.items():
+                text = values[SOURCE.name].decode()
+                line = LedgerRow(key, "written", tries=record["tries"], source=text)
+                self._draft(node, line, values)
+                yield _Row(key, json.loads(text), values, done)
+
+    def _ingest_source(self, source: Source, before: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Values]]:
+        """A source's record for the ledger, and its rows: key -> bytes by field."""
+        node = self.unit.ingest
+        facts = {"path": source.path, "bytes": source.bytes, "sha256": "", "speaker": source.speaker, "split": source.split,
+                 "tags": dict(source.tags)}  # fmt: skip
+        record = facts | {"status": "refused", "reason": source.refusal, "error": "", "trace": "", "tries": 1, "keys": [],
+                          "seconds": 0.0}  # fmt: skip
+        if source.refusal:
+            return record, {}
+        record["sha256"] = facts["sha256"] = self._hash(source)
+        if before and all(before[name] == record[name] for name in _FACTS):
+            if not (before["status"] == "quarantined" and self.unit.retry):
+                base = self.bases[node.column]
+                return before, {key: _present({f.name: base.read(key, f.name) for f in node.writes}) for key in before["keys"]}
+            record["tries"] = before["tries"] + 1
+
+        def work() -> dict[str, Values]:
+            segments = self.worker.operator(node)(source.file, facts)
+            if not segments:
+                raise Refused("nothing usable in it")
+            return {row_key(source.key, number): {f.name: encode(f, v) for f, v in values.items() if v is not None}
+                    for number, values in sorted(segments, key=lambda segment: segment[0])}  # fmt: skip
+
+        rows, failure, cpu_s = self._attempt(node, source.path, work)
+        if rows is None or failure:
+            assert failure
+            status = "refused" if failure.refused else "quarantined"
+            return record | {"status": status, "reason": str(failure), "error": failure.error, "trace": failure.trace}, {}
+        seconds = sum(clip_seconds(json.loads(values[SOURCE.name])) for values in rows.values())
+        self._cost(node.name, Cost(cpu_s, seconds, sum(len(v) for values in rows.values() for v in values.values()), source.bytes))
+        return record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows
+
+    def _hash(self, source: Source) -> str:
+        try:
+            sha256 = digest.of_file(source.file)
+        except OSError:
+            return ""  # ingest fails on it too, and says why
+        self.result.hashed[source.path] = (source.bytes, source.mtime_ns, sha256)
+        return sha256
+
+    # operators
+
+    def _through_all(self, row: _Row) -> None:
+        sample = Sample(row.key)
+        before_s = self.decode_s
+
+        def open_clip(_: bytes) -> _Timed:
+            file = self.files[row.key.rpartition("-")[0]]
+            timeline = decode(TIMELINE, row.values[TIMELINE.name])
+            return _Timed(self.unit.open_clip(file, row.record, timeline, self.worker.clip_budget_bytes), self)
+
+        sample[VIDEO] = Lazy(open_clip, b"")
+        for name, field in self.needed.items():
+            if name in row.values:
+                sample[field] = _lazy(field, row.values[name])
+        for step in self.steps:
+            self.at(row.done, row.key, step.node.name)
+            line, values = self._apply(step, row, sample)
+            self._draft(step.node, line, values)
+            for field in step.node.writes:
+                if field.name in self.needed and field.name in values:
+                    row.values[field.name] = values[field.name]
+                    sample[field] = _lazy(field, values[field.name])
+        if self.decode_s > before_s:
+            self._cost(DECODING, Cost(self.decode_s - before_s, clip_seconds(row.record)))
+
+    def _apply(self, step: Step, row: _Row, sample: Sample) -> tuple[LedgerRow, Values]:
+        """The row's line in the operator's ledger, and its values: copied where nothing changed, else computed."""
+        node, base = step.node, self.bases.get(step.node.column)
+        missing = [f.name for f in node.reads if f != VIDEO and f.name not in row.values]
+        if missing:
+            return LedgerRow(row.key, "quarantined", MISSING_INPUT, f"input {missing[0]} missing", tries=0), {}
+        inputs = self._inputs(node, row)
+        tries = 1
+        before = base.rows.get(row.key) if base else None
+        if base and before and before.inputs == inputs:
+            if before.status == "written" or not self.unit.retry:
+                return before, _present({f.name: base.read(row.key, f.name) for f in node.writes})
+            tries = before.tries + 1
+        values, failure, cpu_s = self._attempt(node, row.key, functools.partial(_call, self.worker.operator(node), sample))
+        if values is None or failure:
+            assert failure
+            return LedgerRow(row.key, "quarantined", failure.error, failure.message, failure.trace, tries, inputs), {}
+        self._cost(node.name, Cost(cpu_s, clip_seconds(row.record), sum(map(len, values.values()))))
+        return LedgerRow(row.key, "written", tries=tries, inputs=inputs), values
+
+    def _inputs(self, node: Node, row: _Row) -> str:
+        """Digest of the bytes the operator would read; frames stand for their file's digest and the frames shown of it."""
+        picture = {name: value for name, value in row.record.items() if name not in _ANNOTATIONS}
+        parts: list[bytes] = []
+        for field in node.reads:
+            if field == VIDEO:
+                parts += [digest.canonical_json(picture), row.values[TIMELINE.name]]
+            else:
+                parts.append(row.values[field.name])
+        return digest.short(*parts)
+
+    def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | None, Failure | None, float]:
+        """Result or failure, and the CPU seconds it took."""
+        start = time.process_time() - self.decode_s
+        result: T | None = None
+        failure = None
+        if (key, node.name) in self.unit.poisoned:
+            failure = Failure(WORKER_DIED, f"the worker process died, more than once, while {node.name} worked on it")
+        else:
+            self.result.attempts += 1
+            try:
+                result = work()
+            except STOPS_THE_RUN as error:
+                error.add_note(f"operator {node.name} (version {node.operator.version}) was working on {key}")
+                raise
+            except Exception as error:
+                failure = describe(error, self.places)
+        self.worker.streaks.note(node.name, key, failure)
+        return result, failure, time.process_time() - self.decode_s - start
+
+    def _draft(self, node: Node, line: LedgerRow, values: Values) -> None:
+        members = [(f.name, EXTENSION[f.codec], values[f.name]) for f in node.writes if f.name in values]
+        self.drafts[node.column].add(line, members)
+
+    def _cost(self, operator: str, cost: Cost) -> None:
+        self.result.costs.setdefault(operator, Cost()).add(cost)
+
+
+class _Timed:
+    """A clip whose decoding is booked apart from the operators that ask for its frames."""
+
+    def __init__(self, clip: Any, run: _Run) -> None:
+        self._clip, self._run = clip, run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clip, name)
+
+    def __len__(self) -> int:
+        return len(self._clip)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        frames = iter(self._clip)
+        while True:
+            start = time.process_time()
+            try:
+                frame = next(frames, None)
+            finally:
+                self._run.decode_s += time.process_time() - start
+            if frame is None:
+                return
+            yield frame
+
+
+def _call(operator: Any, sample: Sample) -> Values:
+    """An operator's values as bytes.
+
+    Raises:
+        TypeError: it gave other fields than it declares.
+    """
+    values = operator(sample)
+    if set(values) != set(operator.writes):
+        given, want = (sorted(f.name for f in fields) for fields in (values, operator.writes))
+        raise TypeError(f"operator {operator.name} gave {', '.join(given)}, declares {', '.join(want)}")
+    return {f.name: encode(f, value) for f, value in values.items()}
+
+
+def _lazy(field: Field, data: bytes) -> Lazy:
+    return Lazy(functools.partial(decode, field), data)
+
+
+def _present(values: dict[str, bytes | None]) -> Values:
+    return {name: value for name, value in values.items() if value is not None}
