@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib import import_module, resources
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import yaml
+from pydantic import BaseModel, ConfigDict
 
 from infra.errors import LikenessError
-from training.stage import Stage
+from preprocessing.fields import Field
+from training.stage import Artefact, Stage
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Method:
         stages: training stages in their order; empty for training-free methods.
         recipe: name of the dataset recipe that makes the fields its stages need.
         bundle: component -> stages that can provide it, best first; what generation loads.
-        generator: "module:function", imported when used, so that listing methods costs nothing.
+        generator: "module:class" of its `Generation`, imported when used, so that listing methods costs nothing.
         importer: "module:function": published file -> (component, weights, stage settings that rebuild the network).
         exporter: "module:function": (weights, file, step) writes the published layout.
     """
@@ -74,6 +79,65 @@ class Method:
         """Named settings per stage, from the folder's `presets.yaml`: {preset: {stage: {...}}}."""
         file = resources.files(f"models.{self.name.replace('-', '_')}") / "presets.yaml"
         return yaml.safe_load(file.read_text()) if file.is_file() else {}
+
+
+class Values(Protocol):
+    """What came in through one port, by field (`preprocessing.operator.Sample` is one)."""
+
+    def __getitem__(self, field: Field, /) -> Any: ...
+
+    def __contains__(self, field: Field, /) -> bool: ...
+
+
+@dataclass
+class Output:
+    """What a method made. One frame without sound is a picture.
+
+    Attributes:
+        frames: (H, W, 3) uint8 RGB one after the other, made while they are taken; one pass.
+        n_frames: how many there will be.
+        audio: int16 (samples,) mono at `rate_hz`, or None; sample 0 is heard when frame 0 is shown.
+        sound_of: the port whose sound `audio` is, unchanged; whoever has its file may keep the recording's own rate.
+    """
+
+    frames: Iterator[np.ndarray]
+    n_frames: int
+    fps: Fraction = Fraction(25)
+    audio: np.ndarray | None = None
+    rate_hz: int = 16_000
+    sound_of: str = ""
+
+
+class Generation(ABC):
+    """How a method makes media with trained weights. One instance serves any number of calls.
+
+    Class attributes:
+        inputs: port -> the fields it needs; the operators of the dataset build make them of the file given. A text port names
+            one text field.
+    """
+
+    inputs: ClassVar[dict[str, tuple[Field, ...]]]
+
+    class Config(BaseModel):
+        """Settings of a generation; subclasses add theirs. Unknown names are refused."""
+
+        model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    def __init__(self, bundle: Mapping[str, Artefact], config: Generation.Config | None = None) -> None:
+        """Load the networks.
+
+        Args:
+            bundle: component -> artefact, for each component of `Method.bundle`.
+        """
+        self.config: Any = config if config is not None else self.Config()
+
+    @abstractmethod
+    def __call__(self, inputs: Mapping[str, Values], rng: np.random.Generator) -> Output:
+        """Check the inputs, then make media. All randomness comes from `rng`.
+
+        Raises:
+            LikenessError: inputs that can't be used, before the first frame is made.
+        """
 
 
 def resolve(reference: str) -> Any:
