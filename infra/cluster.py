@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ LOOPBACK = "127.0.0.1"
 # Ray kills a stopped job after 3 s unless told otherwise; training saves on SIGTERM.
 STOP_WAIT_S = 60
 START_TIMEOUT_S = 90
+OF_NEW_CLUSTERS = ("num_cpus", "num_gpus", "resources", "object_store_memory", "include_dashboard")
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def package_root() -> Path:
 
 
 def connect(**options: Any) -> Any:
-    """`ray.init(**options)` such that workers import our packages.
+    """`ray.init(**options)` such that workers import our packages; on $RAY_ADDRESS, else on a new local cluster.
 
     Ray puts the driver's working directory first on its workers' import path. Run from a folder with a `models/` of its
     own, workers would import that one: while Ray starts, the working directory is therefore the folder of our packages.
@@ -164,7 +166,13 @@ def connect(**options: Any) -> Any:
     """
     import ray
 
-    options.setdefault("include_dashboard", False)
+    # "local": without it Ray joins any cluster that somebody started on this machine
+    if options.setdefault("address", os.environ.get("RAY_ADDRESS", "local")) == "local":
+        options.setdefault("include_dashboard", False)
+        # Ray turns its token on by itself, with a warning; setting RAY_AUTH_MODE here would come too late for its C++ part
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    else:
+        options = {name: value for name, value in options.items() if name not in OF_NEW_CLUSTERS}
     with contextlib.chdir(package_root()):
         return ray.init(**options)
 
