@@ -74,6 +74,26 @@ class Clip:
             self._held = kept
 
 
+class InMemory:
+    """Frames that are in memory already, such as a photo, as a clip (the `Frames` protocol).
+
+    Args:
+        frames: (n, height, width, 3) uint8 RGB; made read-only.
+        fps: frames per second.
+    """
+
+    def __init__(self, frames: np.ndarray, fps: float = 25.0) -> None:
+        frames.flags.writeable = False
+        self._frames, self.n_frames, self.fps = frames, len(frames), fps
+        self.damaged = np.zeros(len(frames), bool)
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self._frames)
+
+
 def open_clip(
     path: str | os.PathLike,
     source: Mapping[str, Any],

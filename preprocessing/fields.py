@@ -115,16 +115,16 @@ LANDMARKS_5 = Field(
 )
 FACE_BOX = Field(
     "face_box", "npy", "float32", ("frames", 4), "frame",
-    "tight face box x0, y0, x1, y1 from forehead to chin and cheek to cheek (the WIDER FACE convention)", unit="px",
-    coordinates=SOURCE_PX,
+    "tight face box x0, y0, x1, y1 from forehead to chin and cheek to cheek (the WIDER FACE convention); may pass the edge",
+    unit="px", coordinates=SOURCE_PX,
 )
 FACE_VALID = Field(
     "face_valid", "npy", "bool", ("frames",), "frame", "the main face was followed and its landmarks were found",
 )
 TUBE_BOX = Field(
     "tube_box", "npy", "float32", (4,), "clip",
-    "one square x0, y0, x1, y1 for the whole clip: the union of the face boxes, enlarged", unit="px",
-    coordinates=SOURCE_PX,
+    "one square x0, y0, x1, y1 for the whole clip: the union of the face boxes, enlarged; may pass the edge; zeros without face",
+    unit="px", coordinates=SOURCE_PX,
 )
 HEAD_POSE = Field(
     "head_pose", "npy", "float32", ("frames", 3), "frame",
@@ -140,7 +140,8 @@ VOICED = Field(
 )
 MEASURES = Field(
     "measures", "json", "object", (), "clip",
-    "plain numbers to select by: duration_s, face_side_px, face_share, blur, yaw, pitch, voiced_share, loudness_dbfs",
+    "plain numbers to select by: duration_s, n_frames, valid_share, face_side_px, face_share, face_outside_share, face_score, "
+    "blur, yaw, pitch, voiced_share, loudness_dbfs, tube_outside_share",
 )
 SYNC = Field(
     "sync", "json", "object", (), "clip",

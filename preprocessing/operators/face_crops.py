@@ -118,8 +118,7 @@ class FaceTubeCrops(_Crops):
         if not valid.any():
             yield from [None] * len(valid)
             return
-        x0, y0, x1, y1 = (int(v) for v in box)
-        side = x1 - x0
+        x0, y0, side = int(box[0]), int(box[1]), int(box[2] - box[0])
         # Area averaging is OpenCV's anti-aliased way to shrink; it has none to enlarge.
         way = cv2.INTER_AREA if side > self.params.size else cv2.INTER_LINEAR
         for frame, ok in zip(video, valid, strict=True):

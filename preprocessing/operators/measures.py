@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -22,7 +23,6 @@ from preprocessing.fields import (
 )
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import Operator, Sample
-from preprocessing.operators.face_crops import clipped
 from preprocessing.operators.sound import SILENCE_DBFS
 
 SHARP_PX = 96  # the scale at which blur is measured, so that it means the same for near and far faces
@@ -35,10 +35,11 @@ class Measures(Operator):
     - duration_s, n_frames; valid_share: share of frames whose face is valid.
     - face_side_px: square root of the box's area. face_share: that area over the picture's. face_score: of the detector (real
       faces measured above 0.8, cartoons and textures below 0.7).
+    - face_outside_share: share of the box that lies outside the picture.
     - blur: variance of the Laplacian of the grey 96 px crop. Low is blurred: an out-of-focus face measures under 50.
     - yaw, pitch: medians of the absolute angles, degrees.
     - voiced_share: share of frames; loudness_dbfs: RMS of the sound, -120 for digital silence.
-    - tube_outside_share: share of the tube square that lies outside the picture.
+    - tube_outside_share: likewise of the tube square.
     """
 
     name = "measures"
@@ -61,11 +62,12 @@ class Measures(Operator):
         area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
         pose = np.abs(sample[HEAD_POSE][valid])
         numbers = {
-            "duration_s": source["n_frames"] / 25,
+            "duration_s": source["n_frames"] / Fraction(source["fps"]),
             "n_frames": source["n_frames"],
             "valid_share": valid.mean(),
             "face_side_px": _median(np.sqrt(area)),
             "face_share": _median(area) / (shape[0] * shape[1]),
+            "face_outside_share": _median(np.array([outside_share(b, shape) for b in box])),
             "face_score": _median(sample[FACE_TRACK][valid, 4]),
             "blur": _median(sharpness(sample[face_crop(SHARP_PX, "box")])),
             "yaw": _median(pose[:, 0]),
@@ -89,11 +91,12 @@ def loudness(audio: np.ndarray) -> float:
     return 10 * np.log10(max(power, 10 ** (SILENCE_DBFS / 10)))
 
 
-def outside_share(tube: np.ndarray, shape: tuple[int, int]) -> float:
-    """Share of a square that lies outside the picture of this (height, width); 0 for no square."""
-    side = float(tube[2] - tube[0])
-    x0, y0, x1, y1 = clipped(tube, shape)
-    return 1 - (x1 - x0) * (y1 - y0) / side**2 if side > 0 else 0.0
+def outside_share(box: np.ndarray, shape: tuple[int, int]) -> float:
+    """Share of a box that lies outside the picture of this (height, width); 0 for an empty box."""
+    area = float((box[2] - box[0]) * (box[3] - box[1]))
+    x0, x1 = np.clip(box[[0, 2]], 0, shape[1])
+    y0, y1 = np.clip(box[[1, 3]], 0, shape[0])
+    return 1 - float((x1 - x0) * (y1 - y0)) / area if area > 0 else 0.0
 
 
 def _median(values: np.ndarray) -> float:

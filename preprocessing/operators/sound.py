@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def bridged(flags: np.ndarray, longest: int) -> np.ndarray:
     """Flags with gaps of up to `longest` between two raised ones filled."""
     out = flags.copy()
     raised = np.flatnonzero(flags)
-    for left, right in zip(raised, raised[1:], strict=False):
+    for left, right in pairwise(raised):
         if right - left - 1 <= longest:
             out[left:right] = True
     return out
