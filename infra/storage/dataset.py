@@ -27,7 +27,10 @@ MAX_OPEN_FILES = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `place` is its number within shard number `shard`, `source` its SOURCE record."""
+    """One row: `place` is its number within shard number `shard`.
+
+    `source` is its SOURCE record, with the `speaker`, `split` and `tags` that the manifest gives its file.
+    """
 
     key: str
     shard: int
@@ -82,6 +85,7 @@ class Dataset:
         """All rows, shard after shard, in the order of the tars. Read once, from ingest's ledgers."""
         if self._rows is None:
             column = self.manifest.columns[self.manifest.ingest]
+            about = {s.path: {"speaker": s.speaker, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
             rows = []
             for shard in range(len(self.manifest.shards)):
                 path = column.files(self.root, shard)[2]
@@ -89,7 +93,9 @@ class Dataset:
                     ledger = read_ledger(path)
                 except Exception as error:
                     raise _damaged(path, self.root, f"can't be read: {error}") from error
-                rows += [Row(r.key, shard, place, json.loads(r.source)) for place, r in enumerate(ledger)]
+                for place, line in enumerate(ledger):
+                    record = json.loads(line.source)
+                    rows.append(Row(line.key, shard, place, record | about.get(record.get("path"), {})))
             self._rows, self._by_key = rows, {row.key: row for row in rows}
         return self._rows
 

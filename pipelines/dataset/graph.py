@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import ValidationError
 
@@ -20,10 +20,12 @@ from preprocessing.operator import Operator, OperatorParams, Resources
 class Ingest(Protocol):
     """The first operator: one source in, its rows out."""
 
-    name: str
-    version: int
-    params: OperatorParams
-    resources: Resources
+    name: ClassVar[str]
+    version: ClassVar[int]
+    resources: ClassVar[Resources]
+
+    @property
+    def params(self) -> OperatorParams: ...
 
     @property
     def writes(self) -> tuple[Field, ...]: ...
@@ -58,14 +60,10 @@ class Toolbox:
 
 def standard() -> Toolbox:
     """The project's own operators."""
+    from infra.assets import checksum
     from preprocessing import catalogue, clip
 
-    def asset_sha256(name: str) -> str:
-        from infra import assets
-
-        return assets.sha256(name)
-
-    return Toolbox(by_name, known_names, catalogue.producer, catalogue.ingest, clip.open_clip, clip.VERSION, asset_sha256)
+    return Toolbox(by_name, known_names, catalogue.producer, catalogue.ingest, clip.open_clip, clip.VERSION, checksum)
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,9 @@ class _Planner:
     def _as_in_head(self, node: Node, shard: int, entry: ColumnShard, inputs: dict[str, ColumnShard | None]) -> bool:
         """Whether files and inputs are the very ones HEAD names: what HEAD was built on need not be checked again."""
         assert self.head
-        if any(input_entry is None or input_entry != self.head.columns[name].shards[shard] for name, input_entry in inputs.items()):
-            return False
+        for name, input_entry in inputs.items():
+            if input_entry is None or input_entry != self.head.columns[name].shards[shard]:
+                return False
         newer = column_files(self.root, node.name, node.digest, shard, entry.revision + 1)[2]
         return self._whole(node, shard, entry.revision, entry.bytes) and not newer.exists()
 
@@ -192,8 +193,8 @@ class _Planner:
     def _changed(self, commit: Commit, sources: tuple[Source, ...] | None, inputs: dict[str, ColumnShard | None]) -> str:
         """Which inputs are no longer those the commit was made from, "" when none; `sources` for ingest."""
         if sources is None:
-            changed = [name.partition("/")[0] for name, entry in inputs.items() if entry and commit.inputs.get(name) != entry.sha256]
-            return f"input changed: {', '.join(changed)}" if changed else ""
+            changed = [name for name, entry in inputs.items() if entry and commit.inputs.get(name) != entry.sha256]
+            return f"input changed: {', '.join(name.partition('/')[0] for name in changed)}" if changed else ""
         recorded = {record["path"]: record for record in commit.sources}
         now = {s.path: self.hashes.current(s, recorded.get(s.path, {}).get("sha256", "")) for s in sources}
         if commit.inputs.get("sources") == content_digest(sources, now):
@@ -206,8 +207,7 @@ class _Planner:
 def _differs(record: dict[str, Any] | None, source: Source, sha256: str) -> bool:
     if record is None:
         return True
-    was = (record["sha256"], record["speaker"], record["split"], record["tags"], record["reason"] == NOT_LISTED)
-    return was != (sha256, source.speaker, source.split, dict(source.tags), source.refusal == NOT_LISTED)
+    return (record["sha256"], record["reason"] == NOT_LISTED) != (sha256, source.refusal == NOT_LISTED)
 
 
 def _why_new_column(node: Node, head: Manifest | None) -> str:

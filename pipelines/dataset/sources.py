@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-import mimetypes
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra import digest
@@ -35,6 +34,7 @@ class Source:
         path: label of its root, then its place below it; the name of the source wherever the folder lies.
         file: where it lies on this machine.
         bytes, mtime_ns: from stat; bytes -1 where the file is gone.
+        speaker, split, tags: from the list or the last build; split "" where none is given yet (see `assign_splits`).
         refusal: why it must not be ingested, "" otherwise.
     """
 
@@ -63,13 +63,13 @@ def row_key(source: str, segment: int) -> str:
 
 
 def content_digest(sources: Iterable[Source], sha256: Mapping[str, str]) -> str:
-    """What an ingested shard depends on: the sources' names, bytes and annotations."""
-    facts = [[s.path, sha256.get(s.path, ""), s.speaker, s.split, dict(s.tags), s.refusal] for s in sources]
+    """What an ingested shard depends on: its sources' names and bytes; not who is in them, nor their splits."""
+    facts = [[s.path, sha256.get(s.path, ""), s.refusal] for s in sources]
     return digest.of_json(sorted(facts, key=lambda fact: str(fact[0])))
 
 
 def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> list[Source]:
-    """All files below the request's roots, sorted by path, with speakers and splits; refused ones say so.
+    """All files below the request's roots, sorted by path, with their speakers; those that must not be ingested say so.
 
     Args:
         root: folder of the dataset.
@@ -97,7 +97,7 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
             tags = {k: v for k, v in line.items() if k not in ("path", "speaker", "split")}
             sources.append(Source(path, file, size, mtime, speaker, split, tags))
     _check_keys(sources)
-    return _assign_splits(sources, request.val_fraction)
+    return sources
 
 
 def _walk(root: Path, request: Request) -> dict[str, tuple[Path, int, int]]:
@@ -201,22 +201,16 @@ def _check_keys(sources: list[Source]) -> None:
         seen[source.key] = source.path
 
 
-def _assign_splits(sources: list[Source], val_fraction: float) -> list[Source]:
-    """Give a split to speakers who have none, so that no speaker is in two: those first by digest go to "val".
+def assign_splits(sources: Iterable[Source], ingested: set[str], val_fraction: float) -> dict[str, str]:
+    """Split by speaker, so that no speaker is in two.
 
-    As many as bring "val" to its share of all speakers. Speakers without any file that looks like a picture or video don't
-    count, so that a folder of broken files does not use up the share.
+    Speakers without one are taken in the order of their digests: the first to "val", as many as bring it to its share of all
+    speakers, the others to "train". Only speakers with rows count (`ingested`, source paths), so that broken files don't use
+    up the share; the others have no split.
     """
-    usable = [s for s in sources if not s.refusal]
-    splits = {s.speaker: s.split for s in usable if s.split}
-    pool = {s.speaker for s in usable if s.bytes > 0 and _looks_like_media(s.path)} or {s.speaker for s in usable}
-    speakers = pool | splits.keys()
-    missing = math.ceil(val_fraction * len(speakers)) - sum(split == "val" for split in splits.values())
-    new = sorted(pool - splits.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
-    if len(speakers) > 1:
-        splits |= dict.fromkeys(new[: max(0, missing)], "val")
-    return [s if s.refusal else replace(s, split=splits.get(s.speaker, "train")) for s in sources]
-
-
-def _looks_like_media(path: str) -> bool:
-    return (mimetypes.guess_type(path)[0] or "").startswith(("video/", "image/"))
+    splits = {s.speaker: s.split for s in sources if s.split}
+    speakers = {s.speaker for s in sources if s.path in ingested}
+    missing = math.ceil(val_fraction * len(speakers)) - sum(splits.get(name) == "val" for name in speakers)
+    new = sorted(speakers - splits.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    held_out = max(0, missing) if len(speakers) > 1 else 0
+    return splits | dict.fromkeys(new[:held_out], "val") | dict.fromkeys(new[held_out:], "train")

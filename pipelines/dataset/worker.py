@@ -31,9 +31,8 @@ from preprocessing.operator import Lazy, Refused, Sample
 
 T = TypeVar("T")
 Values = dict[str, bytes]
+_VIDEO_PARTS = tuple(f.name for f in VIDEO_PARTS)
 
-_ANNOTATIONS = ("speaker", "split", "tags")  # parts of SOURCE that no picture depends on
-_FACTS = ("path", "bytes", "sha256", *_ANNOTATIONS)  # what a source's outcome depends on
 
 
 class Worker:
@@ -150,14 +149,13 @@ class _Run:
     def _ingest_source(self, source: Source, before: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Values]]:
         """A source's record for the ledger, and its rows: key -> bytes by field."""
         node = self.unit.ingest
-        facts = {"path": source.path, "bytes": source.bytes, "sha256": "", "speaker": source.speaker, "split": source.split,
-                 "tags": dict(source.tags)}  # fmt: skip
-        record = facts | {"status": "refused", "reason": source.refusal, "error": "", "trace": "", "tries": 1, "keys": [],
-                          "seconds": 0.0}  # fmt: skip
+        facts = {"path": source.path, "bytes": source.bytes, "sha256": ""}
+        outcome = {"status": "refused", "reason": source.refusal, "error": "", "trace": "", "tries": 1, "keys": [], "seconds": 0.0}
+        record = facts | outcome
         if source.refusal:
             return record, {}
         record["sha256"] = facts["sha256"] = self._hash(source)
-        if before and all(before[name] == record[name] for name in _FACTS):
+        if before and all(before[name] == fact for name, fact in facts.items()):
             if not (before["status"] == "quarantined" and self.unit.retry):
                 base = self.bases[node.column]
                 return before, {key: _present({f.name: base.read(key, f.name) for f in node.writes}) for key in before["keys"]}
@@ -176,7 +174,8 @@ class _Run:
             status = "refused" if failure.refused else "quarantined"
             return record | {"status": status, "reason": str(failure), "error": failure.error, "trace": failure.trace}, {}
         seconds = sum(clip_seconds(json.loads(values[SOURCE.name])) for values in rows.values())
-        self._cost(node.name, Cost(cpu_s, seconds, sum(len(v) for values in rows.values() for v in values.values()), source.bytes))
+        stored = sum(len(value) for values in rows.values() for value in values.values())
+        self._cost(node.name, Cost(cpu_s, seconds, stored, source.bytes))
         return record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows
 
     def _hash(self, source: Source) -> str:
@@ -234,15 +233,9 @@ class _Run:
         return LedgerRow(row.key, "written", tries=tries, inputs=inputs), values
 
     def _inputs(self, node: Node, row: _Row) -> str:
-        """Digest of the bytes the operator would read; frames stand for their file's digest and the frames shown of it."""
-        picture = {name: value for name, value in row.record.items() if name not in _ANNOTATIONS}
-        parts: list[bytes] = []
-        for field in node.reads:
-            if field == VIDEO:
-                parts += [digest.canonical_json(picture), row.values[TIMELINE.name]]
-            else:
-                parts.append(row.values[field.name])
-        return digest.short(*parts)
+        """Digest of the bytes the operator would read; for frames their file's digest, in SOURCE, and TIMELINE."""
+        names = [name for f in node.reads for name in (_VIDEO_PARTS if f == VIDEO else (f.name,))]
+        return digest.short(*(row.values[name] for name in names))
 
     def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | None, Failure | None, float]:
         """Result or failure, and the CPU seconds it took."""

@@ -1,0 +1,113 @@
+"""How `likeness data` prints plans, reports and datasets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.dataset.build import Report
+
+MOST_PROBLEMS = 200
+
+
+def print_plan(console: Console, facts: dict[str, Any]) -> None:
+    """The plan as a table, a line per operator, then what it comes to."""
+    table = _table("operator", "fields", "shards", "to run", "why", "CPU time", "disk")
+    for line in facts["operators"]:
+        why = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in line["why"].items())
+        name = f"{line['operator']} v{line['version']}" if "version" in line else line["operator"]
+        measured = line["to_run"] > 0
+        table.add_row(
+            name, ", ".join(line["fields"]), str(line["shards"]), str(line["to_run"] or "-"), why or ("" if measured else "there"),
+            duration(line["cpu_s"]) if measured else "", size(line["bytes"]) if measured else "",
+        )  # fmt: skip
+    console.print(table)
+    sources = facts["sources"]
+    left_out = f", {sources['left_out']} left out" if sources["left_out"] else ""
+    console.print(f"{sources['files']} files{left_out}; {facts['units']} of {facts['shards']} shards to run")
+    if facts["units"] == 0:
+        console.print("nothing to compute: everything wanted is there")
+    elif facts["cpu_s"] is None:
+        console.print("time and disk: not measured on this machine yet for every operator, or new sources of unknown length")
+    else:
+        console.print(f"about {duration(facts['cpu_s'])} of CPU time, {duration(facts['wall_s'])} with {facts['workers']} workers, "
+                      f"{size(facts['bytes'])} of disk")  # fmt: skip
+
+
+def print_report(console: Console, root: str, report: Report) -> None:
+    """Files and rows that came to nothing, with reasons; then the dataset in two lines."""
+    if report.problems:
+        table = _table("file or row", "operator", "", "reason")
+        for problem in report.problems[:MOST_PROBLEMS]:
+            table.add_row(problem["name"], problem["operator"], problem["status"], problem["reason"])
+        console.print(table)
+        if len(report.problems) > MOST_PROBLEMS:
+            console.print(f"... and {len(report.problems) - MOST_PROBLEMS} more: likeness data show {root} --json")
+    for operator, count in sorted(report.starved.items()):
+        console.print(f"{operator}: {count} rows without a value, since an input of theirs is missing")
+    for notice in report.notices:
+        console.print(f"note: {notice}")
+    files = ", ".join(f"{count} {status}" for status, count in sorted(report.sources.items()))
+    console.print(f"{sum(report.sources.values())} files: {files}; {report.rows} rows")
+    done = f"{report.units} shards in {duration(report.wall_s)}" if report.units else "nothing to compute"
+    moved = "" if report.changed else " (unchanged)"
+    console.print(f"{done}; dataset {root} is {report.digest[:12]}{moved}; look at it with: likeness data show {root}")
+
+
+def print_dataset(console: Console, facts: dict[str, Any]) -> None:
+    console.print(f"dataset {facts['path']}  {facts['digest'][:12]}")
+    console.print(f"{facts['rows']} rows, {duration(facts['seconds'])} of clips, {facts['shards']} shards, {size(facts['bytes'])}")
+    console.print("files: " + ", ".join(f"{count} {status}" for status, count in facts["sources"].items()))
+    for name, split in facts["splits"].items():
+        console.print(f"split {name or '(none)'}: {split['rows']} rows, {duration(split['seconds'])}, {split['speakers']} speakers")
+    table = _table("field", "type", "operator", "written", "quarantined")
+    for field in facts["fields"]:
+        name = field["name"] if field["wanted"] else f"({field['name']})"
+        operator = f"{field['operator']} v{field['version']} {field['digest']}"
+        table.add_row(name, field["type"], operator, str(field["written"]), str(field["quarantined"] or "-"))
+    console.print(table)
+    console.print("(in brackets: made on the way)  funnel: " + " > ".join(f"{name} {count}" for name, count in facts["funnel"]))
+    if facts["refused"]:
+        table = _table("file without rows", "", "reason")
+        for entry in facts["refused"][:MOST_PROBLEMS]:
+            table.add_row(entry["path"], entry["status"], entry["reason"])
+        console.print(table)
+
+
+def print_row(console: Console, facts: dict[str, Any]) -> None:
+    console.print(f"row {facts['key']}, shard {facts['shard']}")
+    for name, value in facts["source"].items():
+        console.print(f"  {name}: {value}")
+    table = _table("field", "type", "operator", "bytes", "value")
+    for field in facts["fields"]:
+        table.add_row(field["name"], field["type"], field["operator"], str(field["bytes"] or "-"), field["value"])
+    console.print(table)
+
+
+def duration(seconds: float | None) -> str:
+    """`1 h 02 min`, `3 min 05 s`, `4.2 s`."""
+    if seconds is None:
+        return "not measured on this machine yet"
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def size(count: float | None) -> str:
+    """`4.2 MB` for a number of bytes."""
+    if count is None:
+        return "not measured on this machine yet"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

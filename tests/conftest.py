@@ -1,0 +1,29 @@
+"""Shared by all tests: no writing into the user's cache, and one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["LIKENESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray with two CPUs; starting one takes seconds, so tests share it. Test modules can be imported in its workers."""
+    import ray
+
+    folders = [str(path) for path in (Path(__file__).parent.parent, *Path(__file__).parent.iterdir())]
+    paths = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
