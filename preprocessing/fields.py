@@ -123,7 +123,7 @@ FACE_VALID = Field(
 )
 TUBE_BOX = Field(
     "tube_box", "npy", "float32", (4,), "clip",
-    "one square x0, y0, x1, y1 for the whole clip: the union of the face boxes, enlarged; may pass the edge; zeros without face",
+    "one square x0, y0, x1, y1 for the whole clip: the union of the face boxes, enlarged; zeros without a face",
     unit="px", coordinates=SOURCE_PX,
 )
 HEAD_POSE = Field(

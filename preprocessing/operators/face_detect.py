@@ -22,9 +22,9 @@ class FaceDetect(Operator):
     version = 1
 
     class Params(OperatorParams):
-        """`min_score`: weaker detections are dropped."""
+        """`min_score`: weaker detections are dropped; the networks themselves give none below 0.5."""
 
-        min_score: float = Setting(0.5, ge=0, le=1)
+        min_score: float = Setting(0.5, ge=0.5, le=1)
 
     @property
     def reads(self) -> tuple[Field, ...]:

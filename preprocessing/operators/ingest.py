@@ -77,14 +77,14 @@ class Ingest:
         """
         try:
             info = probe(path)
+            for warning in info.warnings:
+                if any(words in warning for words in CUT_OFF):
+                    raise MediaProblem("damaged", f"{Path(path).name} is cut off: {warning}", fix="copy the file again")
             audio = read_audio(path, info, self.params.rate_hz) if self.params.require_audio else None
         except MediaProblem as problem:
             if problem.reason in REFUSED_REASONS:
                 raise Refused(f"{problem.reason}: {problem.what}") from problem
             raise
-        for warning in info.warnings:
-            if any(words in warning for words in CUT_OFF):
-                raise MediaProblem("damaged", f"{Path(path).name} is cut off: {warning}", fix="copy the file again")
         return self.rows(info, audio, source)
 
     def rows(self, info: MediaInfo, audio: np.ndarray | None, source: Mapping[str, Any]) -> list[tuple[int, dict[Field, Any]]]:

@@ -42,7 +42,9 @@ class FaceDetector:
         with _quiet():
             from mediapipe.python.solutions.face_detection import FaceDetection
 
-            self._networks = [FaceDetection(model_selection=kind, min_detection_confidence=min_score) for kind in (1, 0)]
+            # Its setting `min_detection_confidence` changes nothing in this release: the threshold is 0.5.
+            self._networks = [FaceDetection(model_selection=kind) for kind in (1, 0)]
+            self._min_score = min_score
             self(np.zeros((64, 64, 3), np.uint8))  # the graphs start, and talk, on first use
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
@@ -53,7 +55,7 @@ class FaceDetector:
         """
         height, width = picture.shape[:2]
         for network in self._networks:
-            found = network.process(picture).detections
+            found = [d for d in network.process(picture).detections or () if d.score[0] >= self._min_score]
             if found:
                 boxes = [(d.location_data.relative_bounding_box, d.score[0]) for d in found]
                 rows = [(b.xmin * width, b.ymin * height, (b.xmin + b.width) * width, (b.ymin + b.height) * height, score)
