@@ -35,7 +35,7 @@ class Track:
 
 
 class SyncScores(Operator):
-    """SYNC: SyncNet's mean distance between sight and sound at 31 time shifts, read off at its minimum (joonson/syncnet_python).
+    """SYNC: SyncNet's mean distance between sight and sound at 31 time shifts, read at its minimum (joonson/syncnet_python).
 
     Two ways to make the 224 px pictures, whose scores do not compare:
 

@@ -168,6 +168,35 @@ def test_resize_stretches_the_whole_picture_and_needs_no_face(judge: Path) -> No
     assert sync["min_distance"] != ready()(whole)[SYNC]["min_distance"]
 
 
+class Meter(SyncNet):
+    """A judge that can be reasoned about: brightness of the pictures against loudness of the sound, frame by frame, both around
+    zero, since sound beyond the clip counts as zero."""
+
+    def visual(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.mean((1, 3, 4)) - 130
+
+    def audio(self, mfcc: torch.Tensor) -> torch.Tensor:
+        return 10 * mfcc[:, 0, 0].unflatten(1, (5, 4)).mean(2) - 170  # coefficient 0 is the log energy
+
+
+@pytest.mark.parametrize("protocol", ["track", "resize"])
+@pytest.mark.parametrize("late", [-9, -1, 0, 4, 15])
+def test_sound_that_comes_later_by_k_frames_lowers_the_offset_by_k(judge: Path, protocol: str, late: int) -> None:
+    rng = np.random.default_rng(3)
+    loudness = rng.uniform(3, 8, 80)
+    sound = rng.standard_normal(80 * 640) * np.repeat(np.exp(np.roll(loudness, late)), 640)
+    sample = Sample("meter", {"audio": np.rint(sound).astype(np.int16), "video": Toy(80)})
+    bright = np.rint(20 * loudness + 20).astype(np.uint8)
+    sample[VIDEO].frames = [np.full((100, 100, 3), value, np.uint8) for value in bright]
+    sample[FACE_BOX] = np.tile(np.array([35, 35, 65, 65], np.float32), (80, 1))
+    sample[FACE_VALID] = np.arange(80) >= 3
+    operator = ready(protocol)
+    operator._network = Meter().eval()
+    sync = operator(sample)[SYNC]
+    assert sync["offset_frames"] == -late
+    assert sync["confidence"] > 10
+
+
 def test_what_can_not_be_scored_is_refused_with_the_reason(judge: Path) -> None:
     operator = ready()
     with pytest.raises(Refused, match="too-short: 12 frames with a face and sound, fewer than 13"):
