@@ -30,7 +30,7 @@ def print_plan(console: Console, facts: dict[str, Any]) -> None:
     if facts["units"] == 0:
         console.print("nothing to compute: everything wanted is there")
     elif facts["cpu_s"] is None:
-        console.print("time and disk: not measured on this machine yet for every operator, or new sources of unknown length")
+        console.print("?: not measured on this machine yet; a first build measures")
     else:
         console.print(f"about {duration(facts['cpu_s'])} of CPU time, {duration(facts['wall_s'])} with {facts['workers']} workers, "
                       f"{size(facts['bytes'])} of disk")  # fmt: skip
@@ -87,18 +87,18 @@ def print_row(console: Console, facts: dict[str, Any]) -> None:
 
 
 def duration(seconds: float | None) -> str:
-    """`1 h 02 min`, `3 min 05 s`, `4.2 s`."""
+    """`1 h 02 min`, `3 min 05 s`, `4.2 s`; `?` for None."""
     if seconds is None:
-        return "not measured on this machine yet"
+        return "?"
     if seconds >= 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def size(count: float | None) -> str:
-    """`4.2 MB` for a number of bytes."""
+    """`4.2 MB` for a number of bytes; `?` for None."""
     if count is None:
-        return "not measured on this machine yet"
+        return "?"
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
