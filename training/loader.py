@@ -42,7 +42,7 @@ class DatasetRecord:
         for option in _options(field):
             if self._dataset.has(self._row, option.name):
                 if option.codec == "mjpeg":
-                    return FrameSequence.at(*self._dataset.open_member(self._row, option.name))
+                    return FrameSequence.open(*self._dataset.open_member(self._row, option.name), field=option)
                 return decode(option, self._dataset.read(self._row, option.name))
         raise KeyError(f"{self.key} has no {field}")
 

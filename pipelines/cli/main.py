@@ -20,6 +20,13 @@ app = typer.Typer(
     help="From a folder of talking videos or portraits to a trained, registered, reproducible model.",
 )
 
+
+@app.callback()
+def _nouns() -> None:
+    """From a folder of talking videos or portraits to a trained, registered, reproducible model."""
+    # typer takes an app with one command for that command itself unless there is a callback
+
+
 # noun -> module; imported only when the noun is used, since torch, Ray and MLflow take seconds to import
 NOUNS = ("data", "train", "generate", "evaluate", "methods", "model", "assets", "job", "ui", "demo")
 
