@@ -87,8 +87,8 @@ class AuxStage(Stage):
     def step(self, batch: Batch, ctx: Context) -> Iterator[Turn]:
         return iter(())
 
-    def components(self) -> dict[str, Mapping[str, Any]]:
-        return {"aux": {}}
+    def components(self) -> tuple[str, ...]:
+        return ("aux",)
 
 
 class Targets(Denoising):

@@ -14,22 +14,7 @@ from torch.nn.functional import cosine_similarity, mse_loss
 from models.method import Method, Port, Published
 from training.stage import Artefact, Batch, Context, Optim, Records, Source, Stage, Turn, Upstream
 
-from .parts import (
-    CAPTION,
-    IDENTITY,
-    LATENT,
-    PHOTO,
-    PROMPT,
-    SIDE,
-    WIDTH,
-    Net,
-    Processor,
-    UNet,
-    noisy,
-    picture,
-    processors,
-    tokens,
-)
+from .parts import CAPTION, IDENTITY, LATENT, PHOTO, PROMPT, SIDE, WIDTH, Net, Processor, UNet, noisy, picture, processors, tokens
 
 PIXELS = 3 * SIDE * SIDE
 QK = list[tuple[Tensor, Tensor]]
@@ -68,7 +53,7 @@ class Contrastive(Stage):
     sources = {"photos": Source((LATENT | PHOTO, CAPTION, IDENTITY)), "prompts": Source((PROMPT,))}
     roles = {"id": ("id_adapter", "id_attention")}
     upstream = {
-        "stage2": Upstream("stage2", "init"),
+        "id_adapter": Upstream("stage2", "init"), "id_attention": Upstream("stage2", "init"),
         "base": Upstream("base:sdxl", "frozen"), "fast": Upstream("base:sdxl-lightning", "frozen"),
     }
 
@@ -80,9 +65,10 @@ class Contrastive(Stage):
         optim: dict[str, Optim] = {"id": Optim(kind="adamw", lr=1e-5)}
 
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
-        start, base, fast = upstream["stage2"], upstream["base"], upstream["fast"]
+        base, fast = upstream["base"], upstream["fast"]
         return {
-            "id_adapter": start.load("id_adapter", Net(WIDTH)), "id_attention": start.load("id_attention", IdAttention(2)),
+            "id_adapter": upstream["id_adapter"].load("id_adapter", Net(WIDTH)),
+            "id_attention": upstream["id_attention"].load("id_attention", IdAttention(2)),
             "unet": base.load("unet", UNet()), "vae": base.load("vae", Net(PIXELS)), "text": base.load("text", Net(3)),
             "fast_unet": fast.load("unet", UNet()), "decoder": Net(WIDTH, PIXELS), "arcface": Net(PIXELS),
         }

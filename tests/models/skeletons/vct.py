@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
-from models.method import Method, Port
+from models.method import Generation, Method, Output, Port, Values
 from training.stage import Artefact, Batch, Context, Optim, Records, Source, Stage, Turn, Upstream
 
 from .parts import PHOTO, SIDE, WIDTH, Net, UNet, denoised, noisy, picture
@@ -95,20 +95,36 @@ def invert(unet: nn.Module, z: Tensor, steps: int = 2, inner_steps: int = 3) -> 
     return found
 
 
-@torch.no_grad()
-def generate(modules: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+class Translate(Generation):
     """The content picture with the concept of the reference."""
-    z = modules["vae"](inputs["content"])
-    source = invert(modules["unet"], z)  # kept by the content's digest in the real one
-    concept = modules["text"](modules["rows"].rows).expand(len(z), -1)
-    for i, embedding in enumerate(source):
-        z = z - modules["unet"](z, torch.full((len(z),), i / len(source)), embedding + 7.5 * (concept - embedding))
-    return {"out": z}
+
+    inputs = {"content": (PHOTO,)}
+
+    class Config(Generation.Config):
+        guidance: float = 7.5
+
+    def __init__(self, bundle: Mapping[str, Artefact], config: Generation.Config | None = None) -> None:
+        super().__init__(bundle, config)
+        self.rows = bundle["rows"].load("rows", Rows(torch.zeros(3, WIDTH)))
+        base = bundle["base"]
+        self.text = base.load("text", TextEncoder())
+        self.unet, self.vae = base.load("unet", UNet()), base.load("vae", Net(3 * SIDE * SIDE))
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Values], rng: np.random.Generator) -> Output:
+        content = inputs["content"][PHOTO]
+        z = self.vae(picture(content)[None])
+        source = invert(self.unet, z)  # kept by the content's digest in the real one
+        concept = self.text(self.rows.rows)
+        for i, embedding in enumerate(source):
+            guided = embedding + self.config.guidance * (concept - embedding)
+            z = z - self.unet(z, torch.full((len(z),), i / len(source)), guided)
+        return Output(iter([np.full_like(content, int(z.sigmoid().mean() * 255))]), n_frames=1)
 
 
 METHOD = Method(
     name="vct", title="Visual Concept Translator", paper="arXiv 2307.14352", task="style transfer",
     inputs=(Port("content", "picture", "what is shown"), Port("reference", "picture", "the style or object")),
     outputs=(Port("out", "picture", "the content with the reference's concept"),),
-    stages=(Concept,), bundle={"rows": ("concept",)}, generator="skeletons.vct:generate",
+    stages=(Concept,), bundle={"rows": ("concept",), "base": ("base:sd15",)}, generator="skeletons.vct:Translate",
 )
