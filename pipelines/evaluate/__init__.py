@@ -1,0 +1,1 @@
+"""Numbers about finished videos and finished stages."""
