@@ -95,7 +95,10 @@ def read_photo(path: str | os.PathLike) -> np.ndarray:
     name = Path(path).name
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # Pillow would cut off what is above 255 instead of scaling it
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except UnidentifiedImageError as error:
         raise LikenessError(f"{name} is not a picture that can be read", allowed="JPEG, PNG, WebP, TIFF, BMP") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

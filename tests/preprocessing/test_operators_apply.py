@@ -96,6 +96,12 @@ def test_any_kind_of_photo_becomes_rgb(tmp_path, mode):
     assert read_photo(path).shape == (288, 288, 3)
 
 
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    grey = portrait()[:, :, 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "photo.png")
+    assert np.array_equal(read_photo(tmp_path / "photo.png")[:, :, 0], grey)
+
+
 def test_files_of_no_use_are_named(tmp_path, photo):
     data = cv2.imencode(".jpg", portrait())[1].tobytes()
     for name, content in (("empty.mp4", b""), ("text.png", b"hello " * 50), ("half.jpg", data[: len(data) // 2])):
