@@ -76,7 +76,9 @@ def check(name: str, version: int, found: dict[str, Any]) -> None:
         try:
             if field == "measures":
                 assert entry.keys() == kept[field].keys()
-                assert entry == pytest.approx(kept[field], rel=RELATIVE, abs=0.3)
+                for measure, number in entry.items():
+                    slack = TOLERANCE["head_pose"] if measure in ("yaw", "pitch") else 0.01
+                    assert number == pytest.approx(kept[field][measure], rel=RELATIVE, abs=slack), measure
             elif "values" in entry:
                 compare(entry, kept[field], TOLERANCE.get(field, 0))
             else:
@@ -118,5 +120,5 @@ def write() -> None:
     GOLDEN.write_text("{\n" + entries + "\n}\n")
 
 
-if __name__ == "__main__":
+if __measure_ == "__main__":
     write()
