@@ -120,5 +120,5 @@ def write() -> None:
     GOLDEN.write_text("{\n" + entries + "\n}\n")
 
 
-if __measure_ == "__main__":
+if __name__ == "__main__":
     write()
