@@ -105,7 +105,7 @@ class Dataset:
         """
         self.rows()
         if key not in self._by_key:
-            near = get_close_matches(key, self._by_key, n=3, cutoff=0.4)
+            near = [known for known in self._by_key if key in known][:3] or get_close_matches(key, self._by_key, n=3)
             fix = f"nearest: {', '.join(near)}" if near else f"list them with: likeness data show {self.root} --rows"
             raise LikenessError(f"dataset {self.root} has no row {key!r}", fix=fix)
         return self._by_key[key]

@@ -178,7 +178,8 @@ def _build(
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=not Console().is_terminal)
+    """As wide as the terminal; where there is none, wide enough for a line per file."""
+    return Console(highlight=False, width=None if Console().is_terminal else 200)
 
 
 def _bars(quiet: bool) -> Progress:

@@ -39,14 +39,16 @@ def print_plan(console: Console, facts: dict[str, Any]) -> None:
 def print_report(console: Console, root: str, report: Report) -> None:
     """Files and rows that came to nothing, with reasons; then the dataset in two lines."""
     if report.problems:
-        table = _table("file or row", "operator", "", "reason")
+        table = _table("file or row", "", "reason")
         for problem in report.problems[:MOST_PROBLEMS]:
-            table.add_row(problem["name"], problem["operator"], problem["status"], problem["reason"])
+            by = "" if problem["operator"] == "ingest" else f" by {problem['operator']}"
+            table.add_row(problem["name"], problem["status"] + by, problem["reason"])
         console.print(table)
         if len(report.problems) > MOST_PROBLEMS:
             console.print(f"... and {len(report.problems) - MOST_PROBLEMS} more: likeness data show {root} --json")
-    for operator, count in sorted(report.starved.items()):
-        console.print(f"{operator}: {count} rows without a value, since an input of theirs is missing")
+    if report.starved:
+        counts = ", ".join(f"{operator} {count}" for operator, count in sorted(report.starved.items()))
+        console.print(f"rows without a value because an input of theirs is missing: {counts}")
     for notice in report.notices:
         console.print(f"note: {notice}")
     files = ", ".join(f"{count} {status}" for status, count in sorted(report.sources.items()))

@@ -118,6 +118,8 @@ def build(
         Exception: a programming error of an operator.
     """
     start = time.monotonic()
+    if not root.exists():
+        plan_build(root, request, toolbox)  # a mistake must not leave a folder behind
     with build_lock(root) as notice:
         sweep(root)
         hashes = Hashes(root)

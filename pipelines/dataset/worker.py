@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import psutil
 
 from infra import digest
@@ -24,6 +23,7 @@ from pipelines.dataset.graph import VIDEO_PARTS, Node
 from pipelines.dataset.outcome import MISSING_INPUT, STOPS_THE_RUN, WORKER_DIED, Failure, Streaks, describe
 from pipelines.dataset.shard import ShardDraft, StoredShard
 from pipelines.dataset.sources import Source, content_digest, row_key
+from pipelines.dataset.timed_clip import TimedClip
 from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, clip_seconds
 from preprocessing.codecs import EXTENSION, decode, encode
 from preprocessing.fields import SOURCE, TIMELINE, VIDEO, Field
@@ -192,10 +192,11 @@ class _Run:
         sample = Sample(row.key)
         before_s = self.decode_s
 
-        def open_clip(_: bytes) -> _Timed:
+        def open_clip(_: bytes) -> TimedClip:
             file = self.files[row.key.rpartition("-")[0]]
             timeline = decode(TIMELINE, row.values[TIMELINE.name])
-            return _Timed(self.unit.open_clip(file, row.record, timeline, self.worker.clip_budget_bytes), self)
+            clip = self.unit.open_clip(file, row.record, timeline, self.worker.clip_budget_bytes)
+            return TimedClip(clip, self._decoded)
 
         sample[VIDEO] = Lazy(open_clip, b"")
         for name, field in self.needed.items():
@@ -260,33 +261,11 @@ class _Run:
         members = [(f.name, EXTENSION[f.codec], values[f.name]) for f in node.writes if f.name in values]
         self.drafts[node.column].add(line, members)
 
+    def _decoded(self, cpu_s: float) -> None:
+        self.decode_s += cpu_s
+
     def _cost(self, operator: str, cost: Cost) -> None:
         self.result.costs.setdefault(operator, Cost()).add(cost)
-
-
-class _Timed:
-    """A clip whose decoding is booked apart from the operators that ask for its frames."""
-
-    def __init__(self, clip: Any, run: _Run) -> None:
-        self._clip, self._run = clip, run
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clip, name)
-
-    def __len__(self) -> int:
-        return len(self._clip)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        frames = iter(self._clip)
-        while True:
-            start = time.process_time()
-            try:
-                frame = next(frames, None)
-            finally:
-                self._run.decode_s += time.process_time() - start
-            if frame is None:
-                return
-            yield frame
 
 
 def _call(operator: Any, sample: Sample) -> Values:
