@@ -83,7 +83,9 @@ def stage(
         list[str] | None, typer.Argument(help="key=value: loop.batch_size=8; the others are those it was trained with.")
     ] = None,
     data: Annotated[list[str] | None, typer.Option("--data", help="Dataset folder; SOURCE=FOLDER for several.")] = None,
-    model: Annotated[str | None, typer.Option(help="models:/NAME@ALIAS, or an artefact's folder; by default the newest version.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="models:/NAME@ALIAS, or an artefact's folder; by default the newest version.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="A published file instead.")] = None,
     start: Annotated[
         list[str] | None, typer.Option("--from", help="COMPONENT=models:/NAME or COMPONENT=FILE: another upstream.")
