@@ -77,7 +77,10 @@ class Engines:
             raise ValueError(f"stage {stage.name}: roles name {trained}, build() gave {sorted(modules)}; each at most once")
         device = distributed.device()
         self.frozen = {name: module for name, module in modules.items() if name not in trained}
+        own = {id(p): name for name in trained for p in modules[name].parameters()}
         for name, module in self.frozen.items():
+            if shared := [own[id(p)] for p in module.parameters() if id(p) in own]:
+                raise ValueError(f"stage {stage.name}: frozen module {name!r} holds parameters of trained {shared[0]!r}")
             module.requires_grad_(False).train(stage.frozen_mode(name) == "train")
             module.to(device, dtype=torch.bfloat16 if loop.precision == "bf16-weights" else None)
         config = stage.config

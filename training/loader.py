@@ -6,6 +6,7 @@ the run was interrupted. Example `g` belongs to step `g // batch_size`, so the p
 
 from __future__ import annotations
 
+import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -36,19 +37,31 @@ class DatasetRecord:
         self.key, self.source = row.key, row.source
 
     def __contains__(self, field: Field | AnyOf) -> bool:
-        return any(self._dataset.has(self._row, f.name) for f in _options(field))
+        option = _chosen(field, self._dataset)
+        return option is not None and self._dataset.has(self._row, option.name)
 
     def __getitem__(self, field: Field | AnyOf) -> Any:
-        for option in _options(field):
-            if self._dataset.has(self._row, option.name):
-                if option.codec == "mjpeg":
-                    return FrameSequence.open(*self._dataset.open_member(self._row, option.name), field=option)
-                return decode(option, self._dataset.read(self._row, option.name))
-        raise KeyError(f"{self.key} has no {field}")
+        option = _chosen(field, self._dataset)
+        if option is None or not self._dataset.has(self._row, option.name):
+            raise KeyError(f"{self.key} has no {field}")
+        if option.codec == "mjpeg":
+            return FrameSequence.open(*self._dataset.open_member(self._row, option.name), field=option)
+        return decode(option, self._dataset.read(self._row, option.name))
 
 
 def _options(field: Field | AnyOf) -> tuple[Field, ...]:
     return field.options if isinstance(field, AnyOf) else (field,)
+
+
+def _chosen(field: Field | AnyOf, dataset: Dataset) -> Field | None:
+    """Of alternatives, the first that the dataset has: one for all rows, so that a batch never mixes kinds."""
+    return next((option for option in _options(field) if option.name in dataset.fields), None)
+
+
+def with_shared(stage: type[Stage], datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The datasets by source, those that share another source's data included."""
+    shared = {n: datasets[s.same_data] for n, s in stage.sources.items() if s.same_data in datasets and n not in datasets}
+    return {**datasets, **shared}
 
 
 def check_fields(stage: type[Stage], datasets: Mapping[str, Dataset]) -> None:
@@ -57,6 +70,7 @@ def check_fields(stage: type[Stage], datasets: Mapping[str, Dataset]) -> None:
     Raises:
         LikenessError: naming what is missing and the command that adds it.
     """
+    datasets = with_shared(stage, datasets)
     unknown = set(datasets) - set(stage.sources)
     if unknown:
         raise LikenessError(
@@ -69,8 +83,7 @@ def check_fields(stage: type[Stage], datasets: Mapping[str, Dataset]) -> None:
                 continue
             fix = f"pass --data {name}=DATASET"
             raise LikenessError(f"stage {stage.name} needs a dataset for its source {name!r}", fix=fix)
-        have = datasets[name].fields
-        missing = [f for f in source.fields if not any(option.name in have for option in _options(f))]
+        missing = [f for f in source.fields if _chosen(f, datasets[name]) is None]
         if missing:
             adds = " ".join(f"--field {_options(f)[0].name}" for f in missing)
             raise LikenessError(
@@ -86,7 +99,8 @@ class Stream:
         self.source, self._dataset = source, dataset
         self._seed = (seed, zlib.crc32(name.encode()))
         rows = [r for r in dataset.rows() if r.source["split"] == split]
-        self.rows = [r for r in rows if all(any(dataset.has(r, o.name) for o in _options(f)) for f in source.fields)]
+        fields = [chosen.name for f in source.fields if (chosen := _chosen(f, dataset))]
+        self.rows = [r for r in rows if all(dataset.has(r, field) for field in fields)]
         groups: dict[str, list[Row]] = {}
         for row in self.rows:
             key = row.key if source.group_by is None else str(row.source[source.group_by])
@@ -110,6 +124,10 @@ class Stream:
         else:
             epoch, place = divmod(index, len(self.groups))
             group = self.groups[_order(self._seed, epoch, len(self.groups))[place]]
+        if self.source.group_by is None and self.source.take > 1:  # every row is its own group: the others come from all rows
+            others = [row for row in self.rows if row is not group[0]]
+            picked = rng.permutation(len(others))[: self.source.take - 1]
+            return [DatasetRecord(self._dataset, row) for row in (group[0], *(others[i] for i in picked))]
         take = min(self.source.take, len(group))
         rows = [group[i] for i in rng.permutation(len(group))[:take]]
         return [DatasetRecord(self._dataset, row) for row in rows]
@@ -126,6 +144,7 @@ class Examples(TorchDataset):
 
     def __init__(self, stage: Stage, streams: Mapping[str, Stream], seed: int, per_batch: int, training: bool) -> None:
         self.stage = type(stage)(stage.config)
+        self.stage.given = stage.given
         self.streams, self.seed, self.per_batch, self.training = dict(streams), seed, per_batch, training
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -157,6 +176,9 @@ class Loader:
 
     def __init__(self, stage: Stage, datasets: Mapping[str, Dataset], config: LoopConfig) -> None:
         check_fields(type(stage), datasets)
+        datasets = with_shared(type(stage), datasets)
+        chosen = {name: [_chosen(f, dataset) for f in stage.sources[name].fields] for name, dataset in datasets.items()}
+        stage.given = {name: tuple(f.name for f in fields if f) for name, fields in chosen.items()}
         self.config = config
         world, self._rank = distributed.world_size(), distributed.rank()
         self._micro = config.micro_batch(world)
@@ -228,3 +250,6 @@ class _Lazily:
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # sent to the whole process tree by Ray's job stop: the loop must still get its batch, and ends its workers itself
+        signal.signal(number, signal.SIG_IGN)

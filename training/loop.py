@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from infra.errors import LikenessError
 from training import checkpoint, distributed
@@ -84,14 +85,19 @@ class StepContext:
 class Loop:
     """One stage's engines, averages and state while it trains."""
 
-    def __init__(self, stage: Stage, upstream: Mapping[str, Artefact], config: LoopConfig, run: Path) -> None:
+    def __init__(
+        self, stage: Stage, upstream: Mapping[str, Artefact], config: LoopConfig, run: Path, first_batch: Callable[[], Batch]
+    ) -> None:
         config.check()
         self.stage, self.config, self.run = stage, config, run
         torch.manual_seed(config.seed)
         modules = stage.build(upstream)
-        self.engines = Engines(stage, modules, config)
         for name, module in modules.items():
             setattr(stage, name, module)
+        if type(stage).start is not Stage.start and not checkpoint.saved_steps(run):
+            with torch.no_grad():
+                stage.start(first_batch())
+        self.engines = Engines(stage, modules, config)
         self.averages: dict[str, MovingAverage] = {}
         if config.ema_decay > 0:
             for role in self.engines.roles:
@@ -116,7 +122,7 @@ class Loop:
         turns = list(self.stage.turns(step))
         terms: dict[str, list[Tensor]] = {}
         players = [self.stage.step(batch, self.context) for batch in batches]
-        for role in turns:
+        for turn, role in enumerate(turns):
             optim: Optim = self.stage.config.optim.get(role, Optim())
             lr = optim.lr * self.stage.lr_factor(role, step, self.config.steps)
             with self.engines.only(role):
@@ -124,13 +130,13 @@ class Loop:
                     with self.autocast():
                         loss = self._resume(player, role, turns, terms)
                     self.engines.backward(role, loss)
+                    # ended here, so that hooks it holds over the last yield are gone before the next micro-batch sets its own
+                    if turn == len(turns) - 1 and next(player, None) is not None:
+                        raise ValueError(f"stage {self.stage.name} yields more often than its turns {turns}")
                     self.engines.step(role, lr)
             if role in self.averages:
                 with self.engines.whole(role) as module:
                     self.averages[role].update(module)
-        for player in players:
-            if next(player, None) is not None:
-                raise ValueError(f"stage {self.stage.name} yields more often than its turns {turns}")
         self.state.step += 1
         for name, values in self.context.notes.items():
             terms.setdefault(name, []).extend(values)
@@ -187,7 +193,7 @@ def train(
     Collective: every rank calls it with the same arguments (`observer` is used on rank 0 only).
     """
     distributed.setup(config.threads)
-    loop = Loop(stage, upstream, config, run)
+    loop = Loop(stage, upstream, config, run, lambda: next(batches.training(0))[0])
     state, first = loop.state, distributed.rank() == 0
     if first:
         observer.started(state.step, config.steps)
@@ -203,9 +209,10 @@ def train(
                 observer.saved(state.step)
             return Outcome(state.step, False, state.last_metrics), loop
         micro_batches = next(stream)
-        clock["wait"] += -since + (since := time.perf_counter())
+        clock["wait"] += time.perf_counter() - since
+        since = time.perf_counter()
         terms = loop.optimise(micro_batches)
-        clock["compute"] += -since + (since := time.perf_counter())
+        clock["compute"] += time.perf_counter() - since
         last = state.step == config.steps
         if state.step % config.log_every == 0 or last:
             values = distributed.mean({name: float(torch.stack(seen).mean()) for name, seen in terms.items()})
@@ -222,7 +229,7 @@ def train(
             since = time.perf_counter()
             loop.save()
             saved_at = state.step
-            clock["save"] += -since + (since := time.perf_counter())
+            clock["save"] += time.perf_counter() - since
             if first:
                 observer.saved(state.step)
         if first:
@@ -241,4 +248,4 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, batch)

@@ -31,11 +31,12 @@ class Source:
 
     Attributes:
         fields: columns read; `a | b` takes the first that the dataset has. Checked before anything starts.
-        take: records per example; with `group_by` they are different records of one group (fewer if it has fewer).
+        take: records per example, all different; with `group_by` they are of one group (fewer if it has fewer).
         group_by: key of the `source` record that makes a group ("speaker"), or None.
         weight: share of this source where a stage mixes several in one stream (see `Stage.mixture`).
         bucket_by: key of the `source` record that all examples of a batch share (resolution, images or video).
         optional: the stage also runs when no dataset is given for this source.
+        same_data: draws from the dataset of that other source (a second, fresh batch of the same pictures).
     """
 
     fields: tuple[Field | AnyOf, ...]
@@ -44,6 +45,7 @@ class Source:
     weight: float = 1.0
     bucket_by: str | None = None
     optional: bool = False
+    same_data: str = ""
 
 
 class Record(Protocol):
@@ -165,10 +167,13 @@ class Stage(ABC):
         sources: streams of records by name.
         roles: for each optimiser, the modules it trains. Modules of `build` in no role are frozen.
         upstream: earlier artefacts by name.
-        mixture: one record stream drawn from several sources by their weights, instead of one record list per source.
-        per: "dataset" trains one model; "subject" one small artefact per `group_by` group, fanned out as tasks.
+        mixture: each example comes from one source, drawn by weight: `records` then has that one key.
+        per: "dataset" trains one model; "subject" one small artefact per `group_by` group, fanned out as tasks. Sources with
+            `group_by` are then restricted to the subject, others stay whole, an upstream that is itself per subject is that
+            subject's own, and every subject is built from the same seed. Frozen modules are shared: never write into them.
 
-    After `build`, the loop sets each module as an attribute of the stage under its own name.
+    Before `build`, `given` tells which of each source's fields the datasets have (of `a | b` the one that is read). After
+    `build`, the loop sets each module as an attribute of the stage under its own name: declare them in the class body.
     """
 
     name: ClassVar[str]
@@ -177,6 +182,7 @@ class Stage(ABC):
     upstream: ClassVar[dict[str, Upstream]] = {}
     mixture: ClassVar[bool] = False
     per: ClassVar[Literal["dataset", "subject"]] = "dataset"
+    given: Mapping[str, tuple[str, ...]] = {}
 
     class Config(Config):
         """Settings of the stage; subclasses add theirs."""
@@ -189,6 +195,10 @@ class Stage(ABC):
     @abstractmethod
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
         """All networks by name, on the CPU, freshly initialised from torch's default generator or loaded from upstream."""
+
+    def start(self, batch: Batch) -> None:  # noqa: B027  (most stages start from what `build` gave)
+        """Weights that begin at something computed from data: called once with the first batch of a new run, never on resume,
+        after `build` and before the optimisers exist, gradients off."""
 
     @abstractmethod
     def example(self, records: Records, rng: np.random.Generator) -> dict[str, Any]:
@@ -209,7 +219,12 @@ class Stage(ABC):
 
     @abstractmethod
     def step(self, batch: Batch, ctx: Context) -> Iterator[Turn]:
-        """Yields (role, losses); at each yield the loop runs backward and that role's optimiser step, then resumes."""
+        """Yields (role, losses); at each yield the loop runs backward and that role's optimiser step, then resumes.
+
+        A `with` (attention processors, hooks) may stay open over the last yield only: with accumulation the micro-batches'
+        generators advance in lock step, and code after the last yield runs before the optimiser steps. Noise that must not
+        depend on the number of workers is drawn in `example`: `ctx.generator` differs between ranks.
+        """
 
     def validate(self, batches: Iterable[Batch], ctx: Context) -> Evaluation:
         """Numbers and media over the validation batches; networks are in eval mode, gradients off."""

@@ -62,9 +62,7 @@ class Tracker(Observer):
     """
 
     def __init__(self, space: Workspace, run_dir: Path, write_media: Callable[[Media, Path], Path]) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(space.tracking_uri, space.tracking_uri)
+        self.client = space.mlflow_client()
         self.space, self.run_dir, self._write_media = space, run_dir, write_media
         self.file = MetricsFile(run_dir / "metrics.jsonl")
         self.run_id = ""

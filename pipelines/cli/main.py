@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 import typer
@@ -43,9 +44,13 @@ def main() -> None:
     """Entry point of the console script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    for noun in [asked] if asked in NOUNS else NOUNS:
-        _load(noun)
     try:
+        if asked is not None and asked not in NOUNS:
+            near = get_close_matches(asked, NOUNS, 1)
+            hint = f"did you mean {near[0]}?" if near else ""
+            raise LikenessError(f"unknown command {asked!r}", allowed=", ".join(NOUNS), fix=hint)
+        for noun in [asked] if asked else NOUNS:
+            _load(noun)
         sys.exit(app(standalone_mode=False) or 0)
     except LikenessError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
@@ -55,9 +60,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())  # type: ignore[attr-defined]
+            sys.exit(0)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own usage errors
             Console(stderr=True, soft_wrap=True, highlight=False).print(
-                f"error: {error.format_message()}; see likeness {asked or ''} --help".replace("  ", " "), markup=False
+                f"error: {error.format_message().rstrip('.')}; see likeness {asked or ''} --help".replace("  ", " "), markup=False
             )
             sys.exit(2)
         raise
