@@ -42,10 +42,8 @@ class Registry:
     """The registry of one workspace."""
 
     def __init__(self, space: Workspace) -> None:
-        from mlflow import MlflowClient
-
         self.space = space
-        self.client = MlflowClient(space.tracking_uri, space.tracking_uri)
+        self.client = space.mlflow_client()
 
     def register(
         self, name: str, folder: Path, run_id: str, tags: Mapping[str, str], check: Callable[[Path], object],

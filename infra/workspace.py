@@ -6,9 +6,11 @@ set, names a tracking server or database to use instead of the folder's own SQLi
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DEFAULT = "likeness-workspace"
 
@@ -33,6 +35,15 @@ class Workspace:
     def runs(self) -> Path:
         """Run directories: checkpoints, local metrics, media."""
         return self.path / "runs"
+
+    def mlflow_client(self) -> Any:
+        """An `MlflowClient` on this workspace's store, without MLflow's own bars and notices among our output."""
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
 
 
 def workspace(path: str | Path | None = None) -> Workspace:

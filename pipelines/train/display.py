@@ -15,7 +15,7 @@ class Display(Observer):
     """A rich progress bar on a terminal, plain lines elsewhere (job logs)."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
         self.title = title
         self._task: TaskID | None = None
         self._progress = Progress(
@@ -30,7 +30,8 @@ class Display(Observer):
         self._task = self._progress.add_task(self.title, total=total, completed=done, numbers="")
 
     def logged(self, step: int, values: Mapping[str, float]) -> None:
-        shown = "  ".join(f"{name.split('/')[-1]} {value:.4f}" for name, value in values.items() if not name.startswith("time/"))
+        terms = {name.replace("/", "."): value for name, value in values.items() if not name.startswith("time/")}
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items() if not name.endswith(".total"))
         if self._task is not None:
             self._progress.update(self._task, numbers=shown)
         if not self.console.is_terminal:

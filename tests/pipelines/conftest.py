@@ -1,0 +1,38 @@
+"""One small dataset of made clips for all tests that train or generate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIKENESS = (sys.executable, "-m", "pipelines.cli.main")
+
+
+def likeness(*words: str, workspace: Path | None = None, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user types it and check its exit code; stdout and stderr are in the result."""
+    settings = os.environ | ({"LIKENESS_WORKSPACE": str(workspace)} if workspace else {}) | environment
+    done = subprocess.run([*LIKENESS, *map(str, words)], text=True, capture_output=True, env=settings, timeout=600)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Three speakers with two clips each; the last speaker is held out."""
+    from pipelines.demo.clips import make_demo_clips
+
+    folder = tmp_path_factory.mktemp("clips") / "clips"
+    make_demo_clips(folder, speakers=3, clips_per_speaker=2, duration_s=2.0, held_out_speakers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(clips, tmp_path_factory) -> Path:
+    """Its dataset, with the fields that Wav2Lip's stages read."""
+    folder = tmp_path_factory.mktemp("dataset") / "dataset"
+    likeness("data", "build", folder, "--source", clips, "--list", clips / "sources.tsv", "--runner", "serial")
+    return folder
