@@ -5,8 +5,8 @@ RGB of the coded size; the pixels may be non-square (`info.sample_aspect_ratio`)
 states, BT.601 limited range where it states none (libswscale's rule, hence that of ffmpeg and OpenCV); no tone mapping for HDR.
 
 `PyAVReader` reads everything and is the default (docs/decoding.md has the measurements). `DecordReader` answers only for files
-on which decord was found to be right: one 8-bit video stream in an mp4 or mkv, unrotated, with decord's frame count, times and
-first picture equal to ours; its pictures are then bit-equal. On any other file, and from the first error on, PyAV takes over;
+on which decord was found to be right: 8-bit video in an mp4 or mkv, with decord's frame count, times and first picture equal to
+ours; its pictures are then bit-equal. On any other file, and from the first error on, PyAV takes over;
 `reader.backend` tells. One difference remains: where a damaged stream still decodes, decord conceals the damage in its own way.
 """
 
@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -38,8 +39,9 @@ class VideoReader(Protocol):
     Attributes:
         info: the probe's account of the file.
         backend: "pyav" or "decord": which one answers.
-        corrupt_frames: sorted indices, among the frames read so far, that the decoder flagged as damaged or could not give, in
-            which case the frame before (at the very beginning: after) stands in. decord cannot tell damaged from whole.
+        corrupt_frames: sorted indices, among the frames read so far, that cannot be trusted: the decoder flagged them or could not
+            give them (the frame before, at the very beginning the one after, stands in), or they follow such a frame before the
+            next key frame. decord cannot tell.
     """
 
     info: MediaInfo
@@ -66,9 +68,7 @@ class VideoReader(Protocol):
         ...
 
 
-def open_video(
-    path: str | os.PathLike, info: MediaInfo | None = None, backend: str | None = None, threads: int = 1
-) -> VideoReader:
+def open_video(path: str | os.PathLike, info: MediaInfo | None = None, backend: str | None = None, threads: int = 1) -> VideoReader:
     """A reader for one video file.
 
     Args:
@@ -108,18 +108,21 @@ class PyAVReader:
     def _frames(self, indices: list[int]) -> Iterator[np.ndarray]:
         to_rgb, run = _ToRgb(self.info), self._run(indices)
         end: tuple[int, VideoFrame | None] = (self.info.n_frames, None)
-        at, frame = next(run, end)
-        before: VideoFrame | None = None
+        at, frame, before = -1, None, None
+        key_frames, spoiled = set(self.info.key_frames.tolist()), False
         shown, picture = -1, np.zeros(0, np.uint8)
         for index in indices:
             if index != shown:
                 while at < index:
-                    before = frame
+                    before, last = frame, at
                     at, frame = next(run, end)
+                    if frame is not None:  # whatever is built on damage is damaged, until a key frame starts afresh
+                        fresh = frame.key_frame or at in key_frames
+                        spoiled = frame.is_corrupt or (not fresh and (spoiled or at != last + 1))
                 source = frame if at == index or before is None else before
                 if source is None:
                     raise MediaProblem("damaged", f"no frame of {self.path.name} can be decoded", fix="copy the file again")
-                if at != index or source.is_corrupt:
+                if at != index or spoiled:
                     self._corrupt.add(index)
                 shown, picture = index, to_rgb(source)
             yield picture
@@ -139,7 +142,10 @@ class PyAVReader:
                     continue
                 key = self._key_frame(target)
                 if key > position:
-                    container.seek(int(info.pts_ticks[key]), stream=stream)
+                    try:
+                        container.seek(int(info.pts_ticks[key]), stream=stream)
+                    except av.FFmpegError:  # not every format can
+                        break
                     source = self._timed(decoded(container, stream))
                     landed = next(source, None)
                     if landed is None or landed[0] > key:  # in the wrong place, or the key frame is broken
@@ -241,9 +247,7 @@ def _decord(path: Path, threads: int) -> Any:
 def _decord_agrees(pyav: PyAVReader) -> bool:
     """Whether decord sees the same frames at the same times, and the same first picture."""
     info = pyav.info
-    if info.rotation or info.mirrored or info.pixel_format not in DECORD_PIXELS or info.pts_source != "packets":
-        return False
-    if not info.container.startswith(DECORD_CONTAINERS):
+    if info.pixel_format not in DECORD_PIXELS or not info.container.startswith(DECORD_CONTAINERS) or info.pts_source != "packets":
         return False
     try:
         video = _decord(pyav.path, pyav.threads)

@@ -33,6 +33,7 @@ av.logging.set_level(av.logging.PANIC)
 ALLOWED = "a video file that libav can read (mp4, mov, mkv, webm, avi, mpg, ...)"
 STILL_BRANDS = {"heic", "heix", "mif1", "avif"}  # one picture in an MP4-like box
 ANIMATIONS = {"gif", "apng", "webp"}  # stills or clips: the number of frames decides
+LONG_GAP_S = 10  # a picture that stands this long is more likely a broken timestamp
 SIGNATURES = {b"ftyp": 4, b"moov": 4, b"mdat": 4, b"RIFF": 0, b"\x1aE\xdf\xa3": 0, b"OggS": 0, b"fLaC": 0}
 
 
@@ -215,12 +216,13 @@ def probe(path: str | os.PathLike) -> MediaInfo:
     """
     path = Path(path)
     with open_media(path) as container:
-        stream = _video_stream(container, path)
+        index = _video_stream(container, path).index
+        stream = one_stream(container, index)
         audio = _audio_info(container)
-        packets = _read_packets(container, one_stream(container, stream.index))
-        ticks, keys, hidden, source = _display_order(packets.times)
-        if source == "packets" and packets.first is not None:
-            return _info(container, stream, audio, packets, ticks, keys, hidden, source)
+        packets = _read_packets(container, stream)
+        order = _display_order(packets.times)
+        if order is not None and packets.first is not None:
+            return _info(path, container, stream, audio, packets, order)
     if packets.first is None:
         if not packets.times:
             what = f"{path.name} declares a video stream but holds no frame"
@@ -228,9 +230,9 @@ def probe(path: str | os.PathLike) -> MediaInfo:
         what = f"no frame of {path.name} can be decoded: {packets.error or 'no picture came out'}"
         raise MediaProblem("damaged", what, allowed="a decodable video stream", fix="copy it again")
     with open_media(path) as container:
-        stream = one_stream(container, stream.index)
-        ticks = _decoded_times(container, stream, packets)
-        return _info(container, stream, audio, packets, ticks, np.zeros(1, np.int64), 0, "decoder")
+        stream = one_stream(container, index)
+        order = _Order(_decoded_times(container, stream, packets), np.zeros(1, np.int64), 0, "decoder")
+        return _info(path, container, stream, audio, packets, order)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -238,18 +240,19 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if not streams:
         if container.streams.audio:
             raise MediaProblem("no-video-stream", f"{path.name} holds only sound", allowed="a file with a video stream")
-        raise MediaProblem(
-            "not-media", f"{path.name} holds neither picture nor sound ({container.format.name})", allowed=ALLOWED
-        )
+        raise MediaProblem("not-media", f"{path.name} holds neither picture nor sound ({container.format.name})", allowed=ALLOWED)
     name = container.format.name
     if name.endswith("_pipe") or name == "image2" or container.metadata.get("major_brand") in STILL_BRANDS:
-        raise MediaProblem(
-            "still-image", f"{path.name} is a still picture ({name})", allowed=ALLOWED, fix="list it among the photos instead"
-        )
+        raise _still(path, container)
     known = [s for s in streams if s.codec_context is not None]
     if not known:
         raise MediaProblem("unknown-codec", f"no decoder for the video in {path.name}", allowed="a codec libav decodes")
     return min(known, key=lambda s: (not s.disposition & Disposition.default, -s.width * s.height, s.index))
+
+
+def _still(path: Path, container: InputContainer) -> MediaProblem:
+    what = f"{path.name} is a still picture ({container.format.name})"
+    return MediaProblem("still-image", what, allowed=ALLOWED, fix="list it among the photos instead")
 
 
 def pick_audio(container: InputContainer) -> AudioStream | None:
@@ -305,11 +308,18 @@ def time_base(stream: Stream) -> Fraction:
     return stream.time_base
 
 
-def _display_order(times: list[tuple[int | None, int | None, bool, bool]]) -> tuple[np.ndarray, np.ndarray, int, str]:
-    """(ticks in display order, key frame indices, packets left out, source), or source "decoder" if the times are no use."""
-    none = np.zeros(0, np.int64)
+@dataclass
+class _Order:
+    ticks: np.ndarray
+    keys: np.ndarray
+    hidden: int
+    source: str
+
+
+def _display_order(times: list[tuple[int | None, int | None, bool, bool]]) -> _Order | None:
+    """The frames shown, by their packets' times; None when those are missing or two frames share one."""
     if any(pts is None for pts, *_ in times):
-        return none, none, 0, "decoder"
+        return None
     first = next((i for i, (_, _, key, _) in enumerate(times) if key), None)
     # Without any key frame (intra refresh) every packet is given the benefit of the doubt.
     since, opening = (0, -math.inf) if first is None else (first, times[first][0])
@@ -317,25 +327,25 @@ def _display_order(times: list[tuple[int | None, int | None, bool, bool]]) -> tu
     shown.sort()
     ticks = np.array([pts for pts, _ in shown], np.int64)
     if len(ticks) == 0 or (np.diff(ticks) <= 0).any():
-        return none, none, 0, "decoder"
-    keys = np.flatnonzero([key for _, key in shown])
-    return ticks, keys, len(times) - len(shown), "packets"
+        return None
+    return _Order(ticks, np.flatnonzero([key for _, key in shown]), len(times) - len(shown), "packets")
 
 
 def _decoded_times(container: InputContainer, stream: VideoStream, packets: _Packets) -> np.ndarray:
     """Times of the frames in the order the decoder gives them, for streams without (usable) presentation times.
 
-    A frame's decoding time is the best there is: AVI and raw streams show one frame per decoding step. The decoder's delay is
-    taken off by letting the first frame begin with the first packet. Times that are missing or run backwards are replaced by
-    going on at the nominal rate.
+    A frame's decoding time is the best there is: such streams show one frame per decoding step. The decoder's delay is taken
+    off by letting the first frame begin at its own display time or, without one, with the first packet. Times that are missing
+    or run backwards are replaced by going on at the nominal rate.
     """
     step = max(1, round(1 / (_declared_rate(stream) * time_base(stream))))
-    raw = [frame.dts for frame in decoded(container, stream)]
-    start = packets.times[0][1]
-    shift = (raw[0] - start) if raw[0] is not None and start is not None else 0
+    frames = decoded(container, stream)
+    first = next(frames)
+    start = first.pts if first.pts is not None else packets.times[0][1]
+    shift = (first.dts - start) if first.dts is not None and start is not None else 0
     ticks: list[int] = [start or 0]
-    for dts in raw[1:]:
-        ahead = None if dts is None else dts - shift
+    for frame in frames:
+        ahead = None if frame.dts is None else frame.dts - shift
         ticks.append(ahead if ahead is not None and ahead > ticks[-1] else ticks[-1] + step)
     return np.array(ticks, np.int64)
 
@@ -353,25 +363,22 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 
 def _info(
-    container: InputContainer,
-    stream: VideoStream,
-    audio: AudioInfo | None,
-    packets: _Packets,
-    ticks: np.ndarray,
-    keys: np.ndarray,
-    hidden: int,
-    source: str,
+    path: Path, container: InputContainer, stream: VideoStream, audio: AudioInfo | None, packets: _Packets, order: _Order
 ) -> MediaInfo:
     frame = packets.first
     assert frame is not None
-    if container.format.name in ANIMATIONS and len(ticks) == 1:
-        raise MediaProblem("still-image", f"a still picture ({container.format.name})", allowed=ALLOWED)
+    if container.format.name in ANIMATIONS and len(order.ticks) == 1:
+        raise _still(path, container)
     rotation, mirrored = _orientation(frame)
     warnings = [f"reading stopped early: {packets.stopped}"] if packets.stopped else []
     if stream.frames > len(packets.times):
         warnings.append(f"the container lists {stream.frames} frames, {len(packets.times)} can be read")
     if packets.error:
         warnings.append(f"the first packets do not decode: {packets.error}")
+    gaps = np.diff(order.ticks)
+    if len(gaps) and gaps.max() * time_base(stream) > LONG_GAP_S:
+        at = int(gaps.argmax())
+        warnings.append(f"no frame for {float(gaps[at] * time_base(stream)):.0f} s after frame {at}")
     return MediaInfo(
         container=container.format.name,
         container_duration=None if container.duration is None else Fraction(container.duration, 1_000_000),
@@ -384,12 +391,12 @@ def _info(
         mirrored=mirrored,
         interlaced=bool(frame.interlaced_frame),
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
-        fps=_rate(stream, ticks),
+        fps=_rate(stream, order.ticks),
         time_base=time_base(stream),
-        pts_ticks=ticks,
-        pts_source=source,
-        key_frames=keys,
-        hidden=hidden,
+        pts_ticks=order.ticks,
+        pts_source=order.source,
+        key_frames=order.keys,
+        hidden=order.hidden,
         audio=audio,
         warnings=tuple(warnings),
     )
@@ -409,7 +416,9 @@ def _declared_rate(stream: VideoStream) -> Fraction:
 
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     """(degrees clockwise, mirrored first) from the display matrix, which maps (x, y) to (a x + c y, b x + d y)."""
-    side_data: Any = frame.side_data
+    # Looking at a frame's side data ties it into a reference cycle that keeps its picture until the garbage collector runs, so
+    # let it be a tiny copy.
+    side_data: Any = frame.reformat(16, 16, threads=1).side_data
     matrix = next((s for s in side_data if s.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return 0, False
