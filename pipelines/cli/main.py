@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -16,23 +17,26 @@ from rich.console import Console
 
 from infra.errors import LikenessError
 
-app = typer.Typer(
-    name="likeness", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="From a folder of talking videos or portraits to a trained, registered, reproducible model.",
-)
-
-
-@app.callback()
-def _nouns() -> None:
-    """From a folder of talking videos or portraits to a trained, registered, reproducible model."""
-    # typer takes an app with one command for that command itself unless there is a callback
-
-
 # noun -> module; imported only when the noun is used, since torch, Ray and MLflow take seconds to import
 NOUNS = ("data", "train", "generate", "evaluate", "methods", "model", "assets", "job", "ui", "demo")
 
 
-def _load(noun: str) -> None:
+def new_app(nouns: Iterable[str] = ()) -> typer.Typer:
+    """The program with the commands of some nouns."""
+    app = typer.Typer(
+        name="likeness", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+    @app.callback()  # without one, typer takes an app with one command for that command itself
+    def _likeness() -> None:
+        """From a folder of talking videos or portraits to a trained, registered, reproducible model."""
+
+    for noun in nouns:
+        _load(app, noun)
+    return app
+
+
+def _load(app: typer.Typer, noun: str) -> None:
     module = import_module(f"pipelines.cli.{noun}")
     if hasattr(module, "app"):
         app.add_typer(module.app, name=noun)
@@ -49,8 +53,7 @@ def main() -> None:
             near = get_close_matches(asked, NOUNS, 1)
             hint = f"did you mean {near[0]}?" if near else ""
             raise LikenessError(f"unknown command {asked!r}", allowed=", ".join(NOUNS), fix=hint)
-        for noun in [asked] if asked else NOUNS:
-            _load(noun)
+        app = new_app([asked] if asked else NOUNS)
         sys.exit(app(standalone_mode=False) or 0)
     except LikenessError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
