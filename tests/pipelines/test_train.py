@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LIKENESS, likeness
 from mlflow import MlflowClient
+from typed import LIKENESS, likeness
 
 from models.wav2lip.network import Expert, Generator
 from models.wav2lip.published import export_published
@@ -65,7 +65,8 @@ def test_promote_moves_the_champion(trained):
     workspace, _ = trained
     likeness("model", "promote", "wav2lip", "1", workspace=workspace)
     likeness("model", "promote", "wav2lip", "2", workspace=workspace)
-    aliases = {v["version"]: v["aliases"] for v in json.loads(likeness("model", "list", "wav2lip", "--json", workspace=workspace).stdout)}
+    listed = json.loads(likeness("model", "list", "wav2lip", "--json", workspace=workspace).stdout)
+    aliases = {entry["version"]: entry["aliases"] for entry in listed}
     assert "champion" in aliases[2]
     assert aliases[1] == ["previous"]
 
@@ -136,8 +137,9 @@ def test_starts_from_published_files_and_exports_back(dataset, tmp_path):
     export_published(Expert().state_dict(), tmp_path / "lipsync_expert.pth")
     generator = Generator()
     export_published(generator.state_dict(), tmp_path / "wav2lip.pth")
-    words = ("train", "wav2lip", "--stage", "generator", "--data", dataset, "--from", tmp_path / "lipsync_expert.pth", "--from",
-             tmp_path / "wav2lip.pth", *TINY, "width=1.0", "loop.steps=1", "loop.batch_size=1", "loop.validation_examples=1", "lr=0")
+    starts = ("--from", tmp_path / "lipsync_expert.pth", "--from", tmp_path / "wav2lip.pth")
+    settings = ("width=1.0", "loop.steps=1", "loop.batch_size=1", "loop.validation_examples=1", "lr=0")
+    words = ("train", "wav2lip", "--stage", "generator", "--data", dataset, *starts, *TINY, *settings)
     result = json.loads(likeness(*words, "--json", workspace=tmp_path).stdout)[0]
     assert result["step"] == 1
     out = tmp_path / "back.pth"
