@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -252,12 +253,20 @@ def run(plan: GenerationPlan, watch: Watch = lambda *_: None) -> dict[str, Any]:
         output.rate_hz = recorded if recorded in AAC_RATES and recorded <= MOST_HZ else MOST_HZ
         output.audio = read_sound(file, output.rate_hz)
     record = plan.record
-    size = _write(output, _watched(output.frames, output.n_frames, watch), plan.out, record)
-    record["output"] = {
-        "file": plan.out.name, "sha256": sha256(plan.out), "width": size[1], "height": size[0], "frames": output.n_frames,
-        "fps": str(output.fps), "sound_s": 0.0 if output.audio is None else round(len(output.audio) / output.rate_hz, 3),
-    }  # fmt: skip
-    _replace(sidecar(plan.out), json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    part = plan.out.with_name(f".{plan.out.name}.{os.getpid()}.part")
+    try:
+        frames = _watched(output.frames, output.n_frames, watch)
+        size = (_write_video if plan.out.suffix.lower() == ".mp4" else _write_picture)(part, output, frames, record)
+        record["output"] = {
+            "file": plan.out.name, "sha256": sha256(part), "width": size[1], "height": size[0], "frames": output.n_frames,
+            "fps": str(output.fps), "sound_s": 0.0 if output.audio is None else round(len(output.audio) / output.rate_hz, 3),
+        }  # fmt: skip
+        sidecar(plan.out).unlink(missing_ok=True)  # it must never describe another file, wherever this stops
+        os.replace(part, plan.out)
+        part.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        os.replace(part, sidecar(plan.out))
+    finally:
+        part.unlink(missing_ok=True)
     return record
 
 
@@ -288,29 +297,17 @@ def _watched(frames: Iterator[np.ndarray], n_frames: int, watch: Watch) -> Itera
         watch("frames", done, n_frames)
 
 
-def _write(output: Output, frames: Iterator[np.ndarray], path: Path, record: Mapping[str, Any]) -> tuple[int, ...]:
-    """Write a picture or a video, complete or not at all; returns its height and width."""
-    sidecar(path).unlink(missing_ok=True)  # it must never describe another file
-    shapes: list[tuple[int, ...]] = []
-
-    def seen() -> Iterator[np.ndarray]:
-        for frame in frames:
-            shapes[:] = [frame.shape]
-            yield frame
-
-    if path.suffix.lower() == ".mp4":
-        write_video(path, seen(), output.fps, output.audio, output.rate_hz, metadata=record)
-        return tuple(side + side % 2 for side in shapes[0][:2])  # H.264 takes even sizes only
-    else:
-        facts = PngInfo()
-        facts.add_text("comment", json.dumps(record, sort_keys=True))
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        Image.fromarray(next(seen())).save(part, "png", pnginfo=facts)
-        os.replace(part, path)
-        return shapes[0]
+def _write_video(path: Path, output: Output, frames: Iterator[np.ndarray], record: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns height and width as written."""
+    first = next(frames)
+    write_video(path, chain([first], frames), output.fps, output.audio, output.rate_hz, metadata=record)
+    return tuple(side + side % 2 for side in first.shape[:2])  # H.264 takes even sizes only
 
 
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
+def _write_picture(path: Path, output: Output, frames: Iterator[np.ndarray], record: Mapping[str, Any]) -> tuple[int, ...]:
+    """Returns height and width."""
+    picture = next(frames)
+    facts = PngInfo()
+    facts.add_text("comment", json.dumps(record, sort_keys=True))
+    Image.fromarray(picture).save(path, "png", pnginfo=facts)
+    return picture.shape[:2]
