@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.cluster import connect
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -21,9 +23,7 @@ def ray_session() -> Iterator[None]:
 
     folders = [str(path) for path in (Path(__file__).parent.parent, *Path(__file__).parent.iterdir())]
     paths = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )  # fmt: skip
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    connect(num_cpus=2, object_store_memory=128 * 2**20, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()

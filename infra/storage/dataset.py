@@ -196,7 +196,7 @@ def open_dataset(path: str | Path, digest: str | None = None) -> Dataset:
             raise LikenessError(f"{root} has no finished build", fix=f"finish it with: likeness data build {root}")
         what = "is not a dataset" if root.exists() else "does not exist"
         raise LikenessError(f"{root} {what}", fix=f"build one with: likeness data build {root} --source FOLDER")
-    return Dataset(root, digest, read_manifest(root, digest))
+    return Dataset(root.absolute(), digest, read_manifest(root, digest))
 
 
 def _damaged(path: Path, root: Path, what: str) -> LikenessError:

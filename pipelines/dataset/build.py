@@ -83,6 +83,7 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     Raises:
         LikenessError: about fields, settings, sources or the source list.
     """
+    root = root.absolute()  # workers may run elsewhere
     graph = resolve(toolbox, request.fields, request.operators)
     name = head_digest(root)
     head = read_manifest(root, name) if name else None
@@ -118,6 +119,7 @@ def build(
         Exception: a programming error of an operator.
     """
     start = time.monotonic()
+    root = root.absolute()
     if not root.exists():
         plan_build(root, request, toolbox)  # a mistake must not leave a folder behind
     with build_lock(root) as notice:

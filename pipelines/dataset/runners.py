@@ -6,13 +6,13 @@ Both yield results as units finish. A unit commits by itself, so whatever ends a
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from infra.cluster import connect
 from infra.errors import LikenessError
 from infra.storage.atomic import TEMPORARY
 from pipelines.dataset.threads import ONE_THREAD, one_thread
@@ -53,11 +53,8 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
 
     started = not ray.is_initialized()
     if started:
-        # Without this, loggers and the worker log on the console would break into the progress bar.
-        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if not os.environ.get("RAY_ADDRESS"):
-            options |= {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(**options)
+        # Quiet: Ray's messages and the workers' output would break into the progress bar.
+        connect(num_cpus=workers, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR, log_to_driver=False)
     pool = _Pool(list(units), min(workers, len(units)), failures_in_a_row, progress)
     try:
         yield from pool.results()
@@ -135,8 +132,8 @@ class _Pool:
                 self.idle_deaths = 0
                 yield result
             for unit, _ in self.running.values():
-                if note := _read_note(unit):
-                    self.progress(unit.shard, note[0], f"{note[2]} {note[1]}")
+                done, key, operator = _read_note(unit) or (0.0, "", "waiting for a free worker")
+                self.progress(unit.shard, done, f"{operator} {key}")
 
     def _feed(self) -> None:
         for _ in range(QUEUED_PER_WORKER):

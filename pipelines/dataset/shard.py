@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,7 @@ class StoredShard:
 
     def entry(self) -> ColumnShard:
         """Its line of the manifest."""
-        written = sum(row.status == "written" for row in self.rows.values())
-        return ColumnShard(
-            revision=self.revision, written=written, quarantined=len(self.rows) - written, bytes=self.commit.tar_bytes,
-            sha256=self.commit.tar_sha256, idx_sha256=self.commit.idx_sha256, ledger_sha256=digest.of_file(self.ledger),
-        )  # fmt: skip
+        return _entry(self.revision, self.rows.values(), self.commit, digest.of_file(self.ledger))
 
     def close(self) -> None:
         self._file.close()
@@ -79,8 +75,10 @@ class ShardDraft:
         idx, ledger = temporary(self.root, ".idx"), temporary(self.root, ".ledger")
         idx.write_bytes(self._writer.index)
         sha256 = self._writer.sha256
-        write_ledger(ledger, self.rows, Commit(self._writer.size, sha256, digest.of_file(idx), dict(inputs), sources))
-        if base and base.tar.exists() and base.ledger.read_bytes() == ledger.read_bytes():
+        commit = Commit(self._writer.size, sha256, digest.of_bytes(self._writer.index), dict(inputs), sources)
+        write_ledger(ledger, self.rows, commit)
+        entry = _entry(revision, self.rows, commit, digest.of_file(ledger))
+        if base and base.tar.exists() and base.entry().ledger_sha256 == entry.ledger_sha256:
             for scratch in (self._writer.path, idx, ledger):
                 scratch.unlink()
             return base.entry()
@@ -91,12 +89,18 @@ class ShardDraft:
         for scratch, place in zip((self._writer.path, idx, ledger), final, strict=True):
             move_into_place(scratch, place)
         sync_folder(final[2].parent)
-        stored = StoredShard(self.root, self.node, self.shard, revision)
-        stored.close()
-        return stored.entry()
+        return entry
 
     def discard(self) -> None:
         self._writer.discard()
+
+
+def _entry(revision: int, rows: Collection[LedgerRow], commit: Commit, ledger_sha256: str) -> ColumnShard:
+    written = sum(row.status == "written" for row in rows)
+    return ColumnShard(
+        revision=revision, written=written, quarantined=len(rows) - written, bytes=commit.tar_bytes,
+        sha256=commit.tar_sha256, idx_sha256=commit.idx_sha256, ledger_sha256=ledger_sha256,
+    )  # fmt: skip
 
 
 def _share(old: Path, new: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dataset_toy as toy
@@ -165,6 +167,22 @@ def test_number_of_renames_is_as_the_kill_tests_assume(unbroken: tuple[Path, Pat
 @pytest.mark.parametrize("kill_at", range(1, RENAMES + 1))
 def test_killed_at_every_point(unbroken: tuple[Path, Path], tmp_path: Path, kill_at: int) -> None:
     check_kill_and_resume(unbroken, tmp_path / "set", "--kill-at", str(kill_at))
+
+
+@pytest.mark.long
+def test_killed_on_ray_and_rerun_gives_the_same_bytes(unbroken: tuple[Path, Path], tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    command = [sys.executable, toy.__file__, str(root), str(unbroken[0]), "--runner", "ray"]
+    driver = subprocess.Popen(command, env=os.environ | {"TOY_NAP_S": "0.05"}, stdout=subprocess.DEVNULL)
+    while driver.poll() is None and not list(root.glob("columns/*/*/*.ledger.parquet")):
+        time.sleep(0.02)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    make(root, unbroken[0])
+    assert contents(root) == contents(unbroken[1])
+    time.sleep(2)  # workers outlive their driver for a moment
+    assert verify(root).problems == []
+    assert contents(root) == contents(unbroken[1])
 
 
 def test_ray_and_serial_give_the_same_bytes(ray_session: None, unbroken: tuple[Path, Path], tmp_path: Path) -> None:
