@@ -1,19 +1,23 @@
 """What a failure means: operators raise, this decides.
 
-A programming error stops the run, since it would fail every sample alike. Anything else quarantines the sample, until too
+A programming error stops the run, since it would fail every sample alike, and so does a machine without disk space or file
+handles left. Anything else quarantines the sample, until too
 many fail in a row: then it is the operator or the machine that is broken, and the run stops as well.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra.errors import LikenessError
 from preprocessing.operator import Refused
 
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 STOPS_THE_RUN = (ImportError, NameError, TypeError, AttributeError, MemoryError)
 FAILURES_IN_A_ROW = 20
 MISSING_INPUT = "MissingInput"
@@ -38,6 +42,22 @@ class Failure:
 
     def __str__(self) -> str:
         return self.message if self.error in (Refused.__name__, MISSING_INPUT, WORKER_DIED) else f"{self.error}: {self.message}"
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Turns errors of the machine into one that stops the run and says what to do.
+
+    Raises:
+        LikenessError: instead of an `OSError` about disk space or file handles.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        fix = "make room" if error.errno not in (errno.EMFILE, errno.ENFILE) else "raise the limit on open files (ulimit -n)"
+        raise LikenessError(str(error), fix=f"{fix} and run again: finished shards are kept") from error
 
 
 def describe(error: Exception, places: Mapping[str, str]) -> Failure:

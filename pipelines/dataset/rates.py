@@ -72,7 +72,7 @@ def forecast(plan: Plan, rates: dict[str, Cost]) -> list[dict[str, Any]]:
         if VIDEO in node.reads:
             decoded |= set(runs)
         lines.append({"operator": node.name, "version": node.operator.version, "column": node.column,
-                      "fields": [f.name for f in node.writes], "shards": len(plan.shards), "to_run": len(runs),
+                      "fields": [f.name for f in node.writes], "shards": len(plan.shards), "to_run": len(runs), "runs": runs,
                       "why": dict(plan.reasons(node)), **_estimate(plan, runs, rates, node.name)})  # fmt: skip
     if decoded:
         lines.append({"operator": DECODING, "fields": [], "shards": len(plan.shards), "to_run": len(decoded), "why": {},

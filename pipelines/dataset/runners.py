@@ -6,6 +6,7 @@ Both yield results as units finish. A unit commits by itself, so whatever ends a
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from infra.storage.atomic import TEMPORARY
 from pipelines.dataset.threads import ONE_THREAD, one_thread
 from pipelines.dataset.unit import Unit, UnitResult
 from pipelines.dataset.worker import Worker
+from preprocessing.operator import Resources
 
 Progress = Callable[[int, float, str], None]  # shard, part of it done, what is being worked on
 
@@ -54,7 +56,8 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
     started = not ray.is_initialized()
     if started:
         # Quiet: Ray's messages and the workers' output would break into the progress bar.
-        connect(num_cpus=workers, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR, log_to_driver=False)
+        cpus = math.ceil(workers * _cpus(units))
+        connect(num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR, log_to_driver=False)
     pool = _Pool(list(units), min(workers, len(units)), failures_in_a_row, progress)
     try:
         yield from pool.results()
@@ -93,12 +96,19 @@ def _read_note(unit: Unit) -> tuple[float, str, str] | None:
         return None  # not there, or read while it was being written
 
 
+def _resources(units: Sequence[Unit]) -> Iterator[Resources]:
+    return (step.node.operator.resources for unit in units for step in unit.steps)
+
+
+def _cpus(units: Sequence[Unit]) -> float:
+    """Cores of one worker: its operators take turns, so as many as the hungriest needs."""
+    return max(resources.cpus for resources in _resources(units))
+
+
 class _Pool:
     def __init__(self, units: list[Unit], workers: int, failures_in_a_row: int, progress: Progress) -> None:
         self.waiting, self.failures_in_a_row, self.progress = units[::-1], failures_in_a_row, progress
-        steps = [step.node.operator.resources for unit in units for step in unit.steps]
-        self.cpus = max([1.0, *(resources.cpus for resources in steps)])
-        self.gpus = max([0.0, *(resources.gpus for resources in steps)])
+        self.cpus, self.gpus = _cpus(units), max(resources.gpus for resources in _resources(units))
         self.running: dict[Any, tuple[Unit, int]] = {}  # future -> unit, number of its actor
         self.actors = [self._actor() for _ in range(workers)]
         self.deaths: Counter[tuple[str, str]] = Counter()

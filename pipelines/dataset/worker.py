@@ -20,7 +20,16 @@ import psutil
 from infra import digest
 from infra.storage.ledger import LedgerRow
 from pipelines.dataset.graph import VIDEO_PARTS, Node
-from pipelines.dataset.outcome import MISSING_INPUT, STOPS_THE_RUN, WORKER_DIED, Failure, Streaks, describe
+from pipelines.dataset.outcome import (
+    MACHINE_ERRORS,
+    MISSING_INPUT,
+    STOPS_THE_RUN,
+    WORKER_DIED,
+    Failure,
+    Streaks,
+    describe,
+    machine_errors,
+)
 from pipelines.dataset.shard import ShardDraft, StoredShard
 from pipelines.dataset.sources import Source, content_digest, row_key
 from pipelines.dataset.timed_clip import TimedClip
@@ -59,16 +68,17 @@ class Worker:
             at: called before each operator with the part of the unit done (0 to 1), the row's key and the operator's name.
 
         Raises:
-            LikenessError: too many failures in a row, or an operator lacks something it needs (an asset).
+            LikenessError: too many failures in a row, an operator lacks something it needs (an asset), no disk space left.
             Exception: a programming error of an operator.
         """
-        for step in unit.steps:
-            self.operator(step.node)
-        run = _Run(self, unit, at)
-        try:
-            return run.whole()
-        finally:
-            run.close()
+        with machine_errors():
+            for step in unit.steps:
+                self.operator(step.node)
+            run = _Run(self, unit, at)
+            try:
+                return run.whole()
+            finally:
+                run.close()
 
 
 @dataclass
@@ -168,11 +178,10 @@ class _Run:
             return {row_key(source.key, number): {f.name: encode(f, v) for f, v in values.items() if v is not None}
                     for number, values in sorted(segments, key=lambda segment: segment[0])}  # fmt: skip
 
-        rows, failure, cpu_s = self._attempt(node, source.path, work)
-        if rows is None or failure:
-            assert failure
-            status = "refused" if failure.refused else "quarantined"
-            return record | {"status": status, "reason": str(failure), "error": failure.error, "trace": failure.trace}, {}
+        rows, cpu_s = self._attempt(node, source.path, work)
+        if isinstance(rows, Failure):
+            status = "refused" if rows.refused else "quarantined"
+            return record | {"status": status, "reason": str(rows), "error": rows.error, "trace": rows.trace}, {}
         seconds = sum(clip_seconds(json.loads(values[SOURCE.name])) for values in rows.values())
         stored = sum(len(value) for values in rows.values() for value in values.values())
         self._cost(node.name, Cost(cpu_s, seconds, stored, source.bytes))
@@ -226,10 +235,9 @@ class _Run:
             if before.status == "written" or not self.unit.retry:
                 return before, _present({f.name: base.read(row.key, f.name) for f in node.writes})
             tries = before.tries + 1
-        values, failure, cpu_s = self._attempt(node, row.key, functools.partial(_call, self.worker.operator(node), sample))
-        if values is None or failure:
-            assert failure
-            return LedgerRow(row.key, "quarantined", failure.error, failure.message, failure.trace, tries, inputs), {}
+        values, cpu_s = self._attempt(node, row.key, functools.partial(_call, self.worker.operator(node), sample))
+        if isinstance(values, Failure):
+            return LedgerRow(row.key, "quarantined", values.error, values.message, values.trace, tries, inputs), {}
         self._cost(node.name, Cost(cpu_s, clip_seconds(row.record), sum(map(len, values.values()))))
         return LedgerRow(row.key, "written", tries=tries, inputs=inputs), values
 
@@ -238,13 +246,12 @@ class _Run:
         names = [name for f in node.reads for name in (_VIDEO_PARTS if f == VIDEO else (f.name,))]
         return digest.short(*(row.values[name] for name in names))
 
-    def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | None, Failure | None, float]:
-        """Result or failure, and the CPU seconds it took."""
+    def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | Failure, float]:
+        """Result or failure, and the CPU seconds it took, without decoding."""
         start = time.process_time() - self.decode_s
-        result: T | None = None
-        failure = None
+        result: T | Failure
         if (key, node.name) in self.unit.poisoned:
-            failure = Failure(WORKER_DIED, f"the worker process died, more than once, while {node.name} worked on it")
+            result = Failure(WORKER_DIED, f"the worker process died, more than once, while {node.name} worked on it")
         else:
             self.result.attempts += 1
             try:
@@ -253,9 +260,11 @@ class _Run:
                 error.add_note(f"operator {node.name} (version {node.operator.version}) was working on {key}")
                 raise
             except Exception as error:
-                failure = describe(error, self.places)
-        self.worker.streaks.note(node.name, key, failure)
-        return result, failure, time.process_time() - self.decode_s - start
+                if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+                    raise
+                result = describe(error, self.places)
+        self.worker.streaks.note(node.name, key, result if isinstance(result, Failure) else None)
+        return result, time.process_time() - self.decode_s - start
 
     def _draft(self, node: Node, line: LedgerRow, values: Values) -> None:
         members = [(f.name, EXTENSION[f.codec], values[f.name]) for f in node.writes if f.name in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,17 @@ def test_many_failures_in_a_row_stop_the_run(sources: Path, tmp_path: Path, ray_
     report = make(tmp_path / "serial", failures_in_a_row=50)
     assert report.rows == 12
     assert report.quarantined == 13
+
+
+def test_a_full_disk_stops_the_run(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipelines.dataset.shard.ColumnWriter.add", full)
+    with pytest.raises(LikenessError, match="No space left on device; make room and run again"):
+        make(tmp_path / "set", sources, ["shifted"], runner="serial")
+    monkeypatch.undo()
+    assert make(tmp_path / "set").rows == 9
 
 
 def test_the_plan_says_why(sources: Path, tmp_path: Path) -> None:
