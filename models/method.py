@@ -131,6 +131,15 @@ class Generation(ABC):
         """
         self.config: Any = config if config is not None else self.Config()
 
+    def frames_needed(self, port: str, fps: Fraction, inputs: Mapping[str, Values]) -> int | None:
+        """How many frames of a port's video are used at most, so that no more are looked at; None for all.
+
+        Args:
+            fps: the video's rate.
+            inputs: the ports read before: sound and text come first.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, inputs: Mapping[str, Values], rng: np.random.Generator) -> Output:
         """Check the inputs, then make media. All randomness comes from `rng`.

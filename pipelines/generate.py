@@ -241,11 +241,10 @@ def run(plan: GenerationPlan, watch: Watch = lambda *_: None) -> dict[str, Any]:
         LikenessError: as the inputs say. Nothing is written then, and an earlier output is left alone.
     """
     generation: Generation = resolve(plan.method.generator)(plan.weights.artefacts, plan.settings)
-    inputs = {
-        port.name: read_port(port, plan.inputs[port.name], type(generation), watch)
-        for port in reversed(plan.method.inputs)  # what costs least, text and sound, stands last: its faults come out first
-        if port.name in plan.inputs
-    }
+    inputs: dict[str, Sample] = {}
+    for port in sorted(plan.method.inputs, key=lambda port: not port.kind.startswith(("text", "audio"))):
+        if port.name in plan.inputs:
+            inputs[port.name] = read_port(port, plan.inputs[port.name], generation, inputs, watch)
     output = generation(inputs, np.random.default_rng(plan.seed))
     if output.sound_of:
         file = plan.inputs[output.sound_of]
@@ -275,7 +274,7 @@ def sidecar(out: Path) -> Path:
     return out.with_name(out.name + ".json")
 
 
-def read_port(port: Port, value: str, generation: type[Generation], watch: Watch) -> Sample:
+def read_port(port: Port, value: str, generation: Generation, before: Mapping[str, Sample], watch: Watch) -> Sample:
     """What the generation is given for one port: its fields, made by the dataset's operators at the file's own frame rate."""
     fields = generation.inputs[port.name]
     if port.kind == "text":
@@ -284,7 +283,8 @@ def read_port(port: Port, value: str, generation: type[Generation], watch: Watch
     try:
         if port.kind.startswith("audio"):
             return run_on_sound(value, fields, started=step)
-        return run_in_memory(value, fields, native_fps=True, started=step)
+        most = lambda fps: generation.frames_needed(port.name, fps, before)
+        return run_in_memory(value, fields, native_fps=True, most_frames=most, started=step)
     except (Refused, LikenessError) as problem:
         what, allowed, fix = (getattr(problem, part, "") for part in ("what", "allowed", "fix"))
         raise LikenessError(f"{port.name}={value}: {what or problem}", allowed=allowed, fix=fix) from problem

@@ -33,6 +33,7 @@ def run_in_memory(
     settings: Settings | None = None,
     keep_video: bool = True,
     native_fps: bool = False,
+    most_frames: Callable[[Fraction], int | None] = lambda fps: None,
     started: Started = lambda operator: None,
 ) -> Sample:
     """Fields of one video or photo.
@@ -45,6 +46,7 @@ def run_in_memory(
         settings: as for a dataset build, operator name -> settings.
         keep_video: leave the frames in the sample too (VIDEO).
         native_fps: keep the file's own frame rate (of a variable one the mean) instead of ingest's.
+        most_frames: frame rate -> how many frames of a video are used, from the first on; None for all.
 
     Returns:
         A sample with SOURCE, TIMELINE, VIDEO, AUDIO where there is sound, and all that was made.
@@ -53,7 +55,7 @@ def run_in_memory(
         LikenessError: a file that cannot be used, a field that cannot be made from it, or a wrong setting.
     """
     settings = _checked(settings)
-    values = open_file(path, settings, native_fps)
+    values = open_file(path, settings, native_fps, most_frames)
     sample, done = _made(path, values, wanted, settings, started)
     return sample if keep_video else Sample(sample.key, {f.name: sample[f] for f in done if f != VIDEO})
 
@@ -118,7 +120,12 @@ def _made(
     return sample, done
 
 
-def open_file(path: str | os.PathLike, settings: Settings, native_fps: bool = False) -> dict[Field, Any]:
+def open_file(
+    path: str | os.PathLike,
+    settings: Settings,
+    native_fps: bool = False,
+    most_frames: Callable[[Fraction], int | None] = lambda fps: None,
+) -> dict[Field, Any]:
     """SOURCE, TIMELINE, VIDEO and, where there is sound, AUDIO of a whole video or photo; see `run_in_memory`."""
     given = {**settings.get(Ingest.name, {}), "max_clip_s": WHOLE_FILE_S, "min_frames": 1, "require_audio": False}
     ingest = catalogue.ingest({Ingest.name: given})
@@ -133,11 +140,9 @@ def open_file(path: str | os.PathLike, settings: Settings, native_fps: bool = Fa
         record = {**source, "n_frames": 1, "fps": f"{ingest.params.fps}/1", "width": width, "height": height}
         return {SOURCE: record, TIMELINE: np.zeros(1, np.int64), VIDEO: InMemory(picture[None], ingest.params.fps)}
     ((_, values),) = ingest.rows(info, None, source)
-    rate = Fraction(ingest.params.fps)
-    if native_fps:
-        rate = _mp4_rate(info)
-        values[TIMELINE] = timeline(info.pts_ticks, info.time_base, rate)
-        values[SOURCE] |= {"fps": f"{rate.numerator}/{rate.denominator}", "n_frames": len(values[TIMELINE])}
+    rate = _mp4_rate(info) if native_fps else Fraction(ingest.params.fps)
+    values[TIMELINE] = timeline(info.pts_ticks, info.time_base, rate)[: most_frames(rate)]
+    values[SOURCE] |= {"fps": f"{rate.numerator}/{rate.denominator}", "n_frames": len(values[TIMELINE])}
     values[VIDEO] = open_clip(path, values[SOURCE], values[TIMELINE], info=info)
     if info.audio is not None:
         try:

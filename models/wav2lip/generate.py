@@ -51,7 +51,7 @@ class LipSync(Generation):
             blend: "feather" fades into the filmed picture inside the box; "hard" replaces the box, as published.
             on_missing: frames without a face: an error, as published; the box of the nearest frame that has one; or kept as filmed.
             mel_lead: frames by which a frame's speech window starts before it.
-            still_fps: rate of a video made from a single picture.
+            still_fps: rate of a video made from a photo.
             batch_size: faces drawn at once, at most.
         """
 
@@ -72,11 +72,17 @@ class LipSync(Generation):
         network = artefact.load("generator", Generator(artefact.config["width"]))
         self.generator = network.eval().requires_grad_(False).to(self.device)
 
+    def frames_needed(self, port: str, fps: Fraction, inputs: Mapping[str, Values]) -> int | None:
+        columns = inputs["audio"][MEL80].shape[1]
+        if port != "face" or columns < MEL_WINDOW:  # which the call will refuse
+            return None
+        return 1 if self.config.static else mel_chunk_count(columns, float(fps))
+
     def __call__(self, inputs: Mapping[str, Values], rng: np.random.Generator) -> Output:
         face, speech = inputs["face"], inputs["audio"]
         video, mel = face[VIDEO], speech[MEL80]
-        still = video.n_frames == 1
-        rate = Fraction(str(self.config.still_fps)).limit_denominator(1001) if still else Fraction(str(face[SOURCE]["fps"]))
+        photo = "source_fps" not in face[SOURCE]
+        rate = Fraction(str(self.config.still_fps)).limit_denominator(1001) if photo else Fraction(str(face[SOURCE]["fps"]))
         starts = window_starts(mel, float(rate), self.config.mel_lead)
         count = 1 if self.config.static else min(video.n_frames, len(starts))
         first = next(iter(video))

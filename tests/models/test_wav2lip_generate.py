@@ -78,8 +78,9 @@ def talking(n: int, fps: str = "25/1", columns: int = 60, seed: int = 0) -> dict
     frames.flags.writeable = False
     corner = rng.uniform((-6, -6), (60, 30), (n, 2))
     boxes = np.hstack([corner, corner + rng.uniform(55, 104, (n, 2))]).astype(np.float32)
+    source = {"fps": fps, "source_fps": fps}
     face = Sample("face", {
-        VIDEO.name: Frames(frames), FACE_BOX.name: boxes, FACE_VALID.name: np.ones(n, bool), SOURCE.name: {"fps": fps},
+        VIDEO.name: Frames(frames), FACE_BOX.name: boxes, FACE_VALID.name: np.ones(n, bool), SOURCE.name: source,
     })  # fmt: skip
     mel = rng.uniform(-4, 4, (80, columns)).astype(np.float32)
     return {"face": face, "audio": Sample("audio", {MEL80.name: mel, AUDIO.name: np.arange(200 * columns, dtype=np.int16)})}
@@ -236,7 +237,10 @@ def test_feather_is_whole_around_the_mouth_and_gone_at_the_edges():
 
 
 def test_a_still_speaks_for_as_long_as_the_speech():
-    output, made = make(talking(1, columns=70), still_fps=30)
+    inputs = talking(1, columns=70)
+    assert make(inputs, still_fps=30)[0].fps == 25  # a video of one frame
+    del inputs["face"][SOURCE]["source_fps"]
+    output, made = make(inputs, still_fps=30)
     assert output.fps == 30
     assert len(made) == len(window_starts(np.zeros((80, 70)), 30.0))
 
@@ -283,6 +287,14 @@ def test_nearest_is_nearest(found):
 def test_many_missing_frames_are_named_briefly():
     assert ranges(np.array([3])) == "3"
     assert ranges(np.arange(0, 40, 2)) == "0, 2, 4, 6, 8, 10 and 14 more ranges"
+
+
+def test_no_more_frames_are_asked_for_than_the_speech_fills():
+    inputs = talking(3, columns=70)
+    for fps, static, frames in ((Fraction(25), False, 19), (Fraction(30000, 1001), False, 22), (Fraction(30), True, 1)):
+        generation = LipSync({"generator": Weights(Stub())}, LipSync.Config(static=static))
+        assert generation.frames_needed("face", fps, inputs) == frames
+    assert len(make(inputs)[1]) == 19
 
 
 def test_frames_are_made_while_they_are_taken():

@@ -141,6 +141,8 @@ def test_operators_keep_the_files_own_rate_when_told(things):
     sample = run_in_memory(things.clip, [], native_fps=True)
     assert (sample[VIDEO].n_frames, sample[SOURCE]["fps"], sample[SOURCE]["n_frames"]) == (FRAMES, "30/1", FRAMES)
     assert len(sample[AUDIO]) == FRAMES * 16_000 // 30
+    sample = run_in_memory(things.clip, [], native_fps=True, most_frames=lambda fps: int(fps / 2))
+    assert (sample[VIDEO].n_frames, sample[SOURCE]["n_frames"], len(sample[AUDIO])) == (15, 15, 8000)
     sample = run_in_memory(things.clip, [])
     assert (sample[VIDEO].n_frames, sample[SOURCE]["fps"]) == (33, "25/1")
     for file, seconds in ((things.clip, FRAMES / 30), (things.speech, 1.1)):
