@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from infra.errors import LikenessError
 from pipelines.dataset.outcome import FAILURES_IN_A_ROW
@@ -167,7 +168,7 @@ def _build(
         report = run(
             dataset, request, standard(), runner=runner or None, workers=workers, retry=retry,  # type: ignore[arg-type]
             failures_in_a_row=max_failures,
-            progress=lambda done, total, what: bars.update(bar, completed=done, total=total, description=what[:60]),
+            progress=lambda done, total, what: bars.update(bar, completed=done, total=total, description=what),
         )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(asdict(report) | {"quarantined": report.quarantined}, indent=1, ensure_ascii=False))
@@ -185,6 +186,6 @@ def _console() -> Console:
 def _bars(quiet: bool) -> Progress:
     console = Console(stderr=True)
     return Progress(
-        BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False), console=console, disable=quiet or not console.is_terminal, transient=True,
+        BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)), expand=True, console=console, disable=quiet or not console.is_terminal, transient=True,
     )  # fmt: skip

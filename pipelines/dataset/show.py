@@ -99,4 +99,4 @@ def _value_text(info: FieldInfo, data: bytes) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:60]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:80]
