@@ -169,7 +169,8 @@ def test_wrong_words_get_one_line(dataset, tmp_path, words, says):
 
 
 def test_dataset_without_a_field_says_which_command_adds_it(clips, tmp_path):
-    likeness("data", "build", tmp_path / "small", "--source", clips, "--recipe", "none", "--field", "mel80", "--runner", "serial")
+    (tmp_path / "sound.yaml").write_text("fields: [mel80]\n")
+    likeness("data", "build", tmp_path / "small", "--source", clips, "--recipe", tmp_path / "sound.yaml", "--runner", "serial")
     told = likeness("train", "wav2lip", "--data", tmp_path / "small", *TINY, workspace=tmp_path, code=2).stderr
     assert f"likeness data add {tmp_path / 'small'}" in told
     assert "--field face_box_96" in told

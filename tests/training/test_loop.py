@@ -52,7 +52,8 @@ def bare_torch(settings: LoopConfig) -> tuple[torch.Tensor, list[float]]:
     generator, critic, frozen = modules["generator"], modules["critic"], modules["frozen"]
     frozen.requires_grad_(False).eval()
     optimisers = {
-        "generator": torch.optim.Adam(generator.parameters(), lr=1e-2), "critic": torch.optim.Adam(critic.parameters(), lr=1e-2, betas=(0.5, 0.999)),
+        "generator": torch.optim.Adam(generator.parameters(), lr=1e-2),
+        "critic": torch.optim.Adam(critic.parameters(), lr=1e-2, betas=(0.5, 0.999)),
     }
     from training.loop import StepContext
 
@@ -70,7 +71,7 @@ def bare_torch(settings: LoopConfig) -> tuple[torch.Tensor, list[float]]:
         loss = torch.relu(1 - critic(batch["x"])).mean() + torch.relu(1 + critic(drawn.detach())).mean()
         loss.backward()
         optimisers["critic"].step()
-        seen.append(float(loss))
+        seen.append(loss.item())
     return torch.cat([p.detach().flatten() for p in (*generator.parameters(), *critic.parameters())]), seen
 
 
@@ -104,7 +105,8 @@ def test_resume_is_bit_equal(tmp_path, stop_at, ema):
 
 def test_average_follows_its_formula(tmp_path):
     _, loop, _ = run(tmp_path / "a", steps=1, ema_decay=0.75)
-    _, start, _ = run(tmp_path / "b", steps=1, ema_decay=0.75, stage=ToyGan(ToyGan.Config(optim={"generator": Optim(lr=0), "critic": Optim(lr=0)})))
+    still = ToyGan(ToyGan.Config(optim={"generator": Optim(lr=0), "critic": Optim(lr=0)}))
+    _, start, _ = run(tmp_path / "b", steps=1, ema_decay=0.75, stage=still)
     before = dict(start.engines.roles["generator"].named_parameters())
     for name, p in loop.engines.roles["generator"].named_parameters():
         expected = 0.75 * before[name].detach() + 0.25 * p.detach()
