@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from infra.errors import LikenessError
+from infra.jobs import likeness_program
 from infra.storage.dataset import Dataset, open_dataset
 
 
@@ -27,7 +27,7 @@ class Demo:
         self.console.rule(title, align="left")
         self.console.print("[dim]$ likeness " + " ".join(words) + "[/]")
         started = time.perf_counter()
-        command = [sys.executable, "-m", "pipelines.cli.main", *words]
+        command = [likeness_program(), *words]
         done = subprocess.run(command, env=self.environment, text=True, stdout=subprocess.PIPE if capture else None)
         self.times[title] = time.perf_counter() - started
         if done.returncode:
