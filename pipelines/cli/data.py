@@ -185,7 +185,8 @@ def _console() -> Console:
 
 def _bars(quiet: bool) -> Progress:
     console = Console(stderr=True)
+    what = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
     return Progress(
-        BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)), expand=True, console=console, disable=quiet or not console.is_terminal, transient=True,
+        BarColumn(20), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), what,
+        expand=True, console=console, disable=quiet or not console.is_terminal, transient=True,
     )  # fmt: skip
