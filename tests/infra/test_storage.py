@@ -51,11 +51,14 @@ def write_column(root: Path, operator: str, op_digest: str, shard: int, values: 
 def write_dataset(root: Path) -> None:
     """Two shards of two rows; the last row has no mel."""
     keys = [["a-0", "b-0"], ["c-0", "d-0"]]
-    source = [write_column(root, "ingest", INGEST, i, {k: {"source": f"src {k}".encode()} for k in ks}) for i, ks in enumerate(keys)]
+    source = [
+        write_column(root, "ingest", INGEST, i, {k: {"source": f"src {k}".encode()} for k in ks}) for i, ks in enumerate(keys)
+    ]
     mel = [
         write_column(root, "mel", MEL, i, {k: {} if k == "d-0" else {"mel80": b"mel" * 300 + k.encode()} for k in ks})
         for i, ks in enumerate(keys)
     ]
+
     def info(name: str, op: str, op_digest: str) -> FieldInfo:
         return FieldInfo(name=name, codec="npy", extension="npy", dtype="float32", shape=(), rate="clip", meaning="", operator=op,
                          version=1, digest=op_digest)
