@@ -8,9 +8,10 @@ with the head. Positions are in pixels of the photo (512 x 512), x right and y d
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -99,13 +100,14 @@ def speaker_look(speaker: int) -> Look:
 
 def make_demo_clips(
     folder: str | Path, speakers: int = 8, clips_per_speaker: int = 3, duration_s: float = 4.0, seed: int = 0,
-    held_out_speakers: int = 2, size_px: int = 256,
+    held_out_speakers: int = 2, size_px: int = 256, workers: int = 1,
 ) -> DemoClips:  # fmt: skip
     """Writes FOLDER/spkXX/clipYY.mp4 (25 fps, 16 kHz sound), FOLDER/sources.tsv and, beside it, FOLDER_truth/spkXX/clipYY.json.
 
     The table's columns are path (relative to FOLDER), speaker and split; the last `held_out_speakers` speakers are "val". A
     truth holds the opening in [0, 1] and the voicing of every frame. It stands outside FOLDER so that nothing can learn from it
     by accident. The same arguments write the same pixels and samples; running again overwrites, and leaves all other files.
+    `workers` processes share the clips.
     """
     if seed < 0:
         raise LikenessError(f"seed {seed}", allowed="0 or more")
@@ -116,26 +118,37 @@ def make_demo_clips(
         )
     folder = Path(folder)
     truth_folder = folder.with_name(folder.name + "_truth")
-    rows, videos = ["path\tspeaker\tsplit"], []
-    for speaker in range(speakers):
-        name = f"spk{speaker:02d}"
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (truth_folder / name).mkdir(parents=True, exist_ok=True)
-        for clip in range(clips_per_speaker):
-            speech = synthesise_speech(duration_s, [seed, speaker, clip], pitch_hz=speaker_look(speaker).pitch_hz)
-            video = folder / name / f"clip{clip:02d}.mp4"
-            frames = render_clip(speaker, speech, size_px, seed=[seed, speaker, clip])
-            write_video(video, frames, Fraction(FPS), speech.audio, speech.rate_hz, crf=18)
-            truth = {
-                "fps": FPS, "speaker": name, "opening": [round(float(value), 4) for value in speech.opening],
-                "voiced": speech.voiced.astype(int).tolist(),
-            }  # fmt: skip
-            (truth_folder / name / f"clip{clip:02d}.json").write_text(json.dumps(truth) + "\n")
-            videos.append(video)
-            rows.append(f"{name}/{video.name}\t{name}\t{'val' if speaker >= speakers - held_out_speakers else 'train'}")
+    clips = [(speaker, clip) for speaker in range(speakers) for clip in range(clips_per_speaker)]
+    make = partial(_make_clip, folder, truth_folder, duration_s, seed, size_px)
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            videos = list(pool.map(make, clips))
+    else:
+        videos = [make(clip) for clip in clips]
+    rows = ["path\tspeaker\tsplit"]
+    for (speaker, _), video in zip(clips, videos, strict=True):
+        split = "val" if speaker >= speakers - held_out_speakers else "train"
+        rows.append(f"{video.relative_to(folder)}\t{video.parent.name}\t{split}")
     sources = folder / "sources.tsv"
     sources.write_text("\n".join(rows) + "\n")
     return DemoClips(folder, sources, truth_folder, tuple(videos))
+
+
+def _make_clip(folder: Path, truth_folder: Path, duration_s: float, seed: int, size_px: int, which: tuple[int, int]) -> Path:
+    speaker, clip = which
+    name = f"spk{speaker:02d}"
+    for place in (folder, truth_folder):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    speech = synthesise_speech(duration_s, [seed, speaker, clip], pitch_hz=speaker_look(speaker).pitch_hz)
+    video = folder / name / f"clip{clip:02d}.mp4"
+    frames = render_clip(speaker, speech, size_px, seed=[seed, speaker, clip])
+    write_video(video, frames, Fraction(FPS), speech.audio, speech.rate_hz, crf=18)
+    truth = {
+        "fps": FPS, "speaker": name, "opening": [round(float(value), 4) for value in speech.opening],
+        "voiced": speech.voiced.astype(int).tolist(),
+    }  # fmt: skip
+    (truth_folder / name / f"clip{clip:02d}.json").write_text(json.dumps(truth) + "\n")
+    return video
 
 
 def render_clip(speaker: int, speech: Speech, size_px: int = 256, seed: int | list[int] = 0) -> Iterator[np.ndarray]:
@@ -152,7 +165,7 @@ def _sway(look: Look, frames: int, size_px: int, seed: int | list[int]) -> np.nd
     rng = np.random.default_rng([7, *np.atleast_1d(seed)])
     seconds = np.arange(frames)[:, None] / FPS
     waves = np.sin(2 * np.pi * seconds[..., None] * rng.uniform(0.12, 0.5, (4, 3)) + rng.uniform(0, 2 * np.pi, (4, 3)))
-    right, down, turn, nearer = (waves.mean(-1) * (5.0, 3.5, 3.0, 0.03)).T
+    right, down, turn, nearer = (waves.mean(-1) * (8.0, 5.0, 12.0, 0.05)).T
     scale = size_px / 256
     zoom = look.width / FACE_WIDTH * scale * (1 + nearer)
     angle = np.deg2rad(look.tilt + turn)

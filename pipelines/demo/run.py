@@ -43,7 +43,7 @@ def run_demo(source: Path | None, out: Path, workers: int) -> None:
     listed: tuple[str, ...] = ()
     if source is None:
         source = demo.out / "clips"
-        _make_clips(demo, source)
+        _make_clips(demo, source, workers)
         listed = ("--list", str(source / "sources.tsv"))
     build = ("data", "build", str(dataset), "--source", str(source), *listed, "--recipe", "talking", "--workers", str(workers))
     demo.step("build the dataset", *build)
@@ -51,17 +51,18 @@ def run_demo(source: Path | None, out: Path, workers: int) -> None:
     newest = json.loads(demo.step("look at what is registered", "model", "list", "wav2lip", "--json", capture=True))[0]
     demo.step("promote", "model", "promote", "wav2lip", str(newest["version"]))
     face, audio = _held_out(open_dataset(dataset), source)
-    demo.step("generate", "generate", "wav2lip", f"face={face}", f"audio={audio}", "--out", str(video))
+    # a face that turns away for some frames must not end the demo: such frames stay as filmed
+    demo.step("generate", "generate", "wav2lip", f"face={face}", f"audio={audio}", "on_missing=keep", "--out", str(video))
     _summary(demo, dataset, video, face, audio)
 
 
-def _make_clips(demo: Demo, folder: Path) -> None:
+def _make_clips(demo: Demo, folder: Path, workers: int) -> None:
     from pipelines.demo.clips import make_demo_clips
 
     demo.console.rule("make talking clips", align="left")
     started = time.perf_counter()
     if not (folder / "sources.tsv").is_file():
-        made = make_demo_clips(folder)
+        made = make_demo_clips(folder, speakers=12, clips_per_speaker=4, held_out_speakers=3, workers=workers)
         demo.console.print(f"{len(made.videos)} clips in {folder}; how far each mouth is open, frame by frame, in {made.truth}")
     demo.times["make talking clips"] = time.perf_counter() - started
 
@@ -71,8 +72,10 @@ def _held_out(dataset: Dataset, source: Path) -> tuple[Path, Path]:
     rows = [row for row in dataset.rows() if row.source["split"] == "val" and dataset.has(row, "face_box_96")]
     rows = rows or [row for row in dataset.rows() if dataset.has(row, "face_box_96")]
     if not rows:
-        raise LikenessError(f"no clip of {source} has a face that could be followed", fix="see: likeness data show " + str(dataset.root))
-    files = list(dict.fromkeys(source / Path(row.source["path"]).relative_to(Path(row.source["path"]).parts[0]) for row in rows))
+        fix = f"see: likeness data show {dataset.root}"
+        raise LikenessError(f"no clip of {source} has a face that could be followed", fix=fix)
+    inside = (Path(*Path(row.source["path"]).parts[1:]) for row in rows)  # the first part is the folder's label
+    files = [source / path for path in dict.fromkeys(inside)]
     return files[0], files[-1]
 
 

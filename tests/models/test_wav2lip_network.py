@@ -3,15 +3,7 @@
 import pytest
 import torch
 
-from models.wav2lip.network import (
-    Expert,
-    Generator,
-    QualityCritic,
-    generator_input,
-    lower_half_stack,
-    mask_lower_half,
-    scaled,
-)
+from models.wav2lip.network import Expert, Generator, QualityCritic, generator_input, lower_half_stack, mask_lower_half, scaled
 
 WIDTH = 0.25
 

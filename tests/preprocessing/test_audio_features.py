@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from infra.errors import LikenessError
-from preprocessing.audio_features import (
-    MEL_WINDOW,
-    mel80,
-    mel_chunk_count,
-    mel_chunks,
-    mel_window,
-    mel_window_start,
-    mfcc13,
-)
+from preprocessing.audio_features import MEL_WINDOW, mel80, mel_chunk_count, mel_chunks, mel_window, mel_window_start, mfcc13
 
 
 def noise(samples: int, level: float = 0.3) -> np.ndarray:
