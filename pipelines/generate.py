@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from infra.digest import of_file
 from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.settings import apply_overrides, merge
@@ -26,7 +27,7 @@ from preprocessing.apply import read_sound, run_in_memory, run_on_sound, sound_r
 from preprocessing.media.mux import AAC_RATES, write_video
 from preprocessing.media.probe import MediaProblem, probe
 from preprocessing.operator import Refused, Sample
-from training.artefact import StageArtefact, open_artefact, sha256
+from training.artefact import StageArtefact, open_artefact
 
 SUFFIXES = {"video": ".mp4", "picture": ".png"}
 MOST_HZ = 48_000  # of the sound written: nobody hears more
@@ -65,7 +66,7 @@ class GenerationPlan:
                 for name, artefact in self.weights.artefacts.items()
             },
             "inputs": {
-                name: {"file": files[name].name, "sha256": sha256(files[name])} if name in files else {"text": value}
+                name: {"file": files[name].name, "sha256": of_file(files[name])} if name in files else {"text": value}
                 for name, value in self.inputs.items()
             },
         }  # fmt: skip
@@ -257,7 +258,7 @@ def run(plan: GenerationPlan, watch: Watch = lambda *_: None) -> dict[str, Any]:
         frames = _watched(output.frames, output.n_frames, watch)
         size = (_write_video if plan.out.suffix.lower() == ".mp4" else _write_picture)(part, output, frames, record)
         record["output"] = {
-            "file": plan.out.name, "sha256": sha256(part), "width": size[1], "height": size[0], "frames": output.n_frames,
+            "file": plan.out.name, "sha256": of_file(part), "width": size[1], "height": size[0], "frames": output.n_frames,
             "fps": str(output.fps), "sound_s": 0.0 if output.audio is None else round(len(output.audio) / output.rate_hz, 3),
         }  # fmt: skip
         sidecar(plan.out).unlink(missing_ok=True)  # it must never describe another file, wherever this stops

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from infra.digest import of_file
 from infra.errors import LikenessError
 from infra.workspace import Workspace
 from models.method import Method, resolve
-from training.artefact import StageArtefact, export, open_artefact, sha256
+from training.artefact import StageArtefact, export, open_artefact
+
+
+def imported_folder(method: Method, checksum: str, space: Workspace) -> Path:
+    """Where a published file with this sha256 is kept once imported."""
+    return space.path / "imported" / f"{method.name}-{checksum[:16]}"
 
 
 def artefact_from_file(method: Method, file: Path, space: Workspace) -> StageArtefact:
@@ -20,8 +26,8 @@ def artefact_from_file(method: Method, file: Path, space: Workspace) -> StageArt
         raise LikenessError(f"there is no file {file}", allowed="a published checkpoint, or models:/NAME@ALIAS")
     if method.importer is None:
         raise LikenessError(f"{method.name} reads no published checkpoints", fix="train it: likeness train " + method.name)
-    checksum = sha256(file)
-    folder = space.path / "imported" / f"{method.name}-{checksum[:16]}"
+    checksum = of_file(file)
+    folder = imported_folder(method, checksum, space)
     if folder.is_dir():
         return open_artefact(folder)
     component, weights, config = resolve(method.importer)(file)

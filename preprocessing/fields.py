@@ -75,7 +75,8 @@ SOURCE_PX = "picture as shown upright, px, x right, y down, pixel centres at .5"
 
 SOURCE = Field(
     "source", "json", "object", (), "clip",
-    "where the clip comes from: file, sha256, segment, speaker, split, stream facts, frame rate and number of frames",
+    "where the clip comes from: file, sha256, segment, stream facts, frame rate and number of frames; readers of a dataset find "
+    "the speaker, split and tags that its manifest gives the file here too",
 )
 TIMELINE = Field(
     "timeline", "npy", "int64", ("frames",), "frame",
@@ -145,7 +146,7 @@ MEASURES = Field(
 )
 SYNC = Field(
     "sync", "json", "object", (), "clip",
-    "SyncNet score: offset_frames (positive: sound early), confidence (LSE-C), min_distance (LSE-D)",
+    "SyncNet score: offset_frames (positive: sound early), confidence (LSE-C), min_distance (LSE-D), n_windows",
 )
 
 

@@ -6,7 +6,6 @@ settings made it, from which dataset digest, base and upstream artefacts.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from infra.digest import of_file
 from infra.errors import LikenessError
 
 FILE = "artefact.json"
@@ -71,18 +71,13 @@ class StageArtefact:
             file = self.path / name
             if not file.is_file():
                 raise LikenessError(f"artefact {self.path} lacks {name}")
-            if sha256(file) != expected:
+            if of_file(file) != expected:
                 raise LikenessError(f"artefact {self.path}: {name} is not the file that was exported (checksum differs)")
         for component in self.facts["components"]:
             for key, value in self.weights(component).items():
                 if value.is_floating_point() and not torch.isfinite(value).all():
                     raise LikenessError(f"artefact {self.path}: {component} has values that are not finite in {key}")
 
-
-def sha256(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def export(
@@ -98,7 +93,7 @@ def export(
     for component, state in (averages or {}).items():
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part / f"{component}.ema.safetensors")
     record = dict(facts) | {
-        "components": sorted(weights), "sha256": {p.name: sha256(p) for p in sorted(part.glob("*.safetensors"))}
+        "components": sorted(weights), "sha256": {p.name: of_file(p) for p in sorted(part.glob("*.safetensors"))}
     }
     (part / FILE).write_text(json.dumps(record, indent=1, sort_keys=True, default=str))
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from infra.errors import LikenessError
+from infra.storage.atomic import sync
 from training import distributed
 from training.ema import MovingAverage
 from training.engines import Engines
@@ -57,23 +58,15 @@ def save(run: Path, engines: Engines, averages: dict[str, MovingAverage], state:
         (part / "state.json").write_text(json.dumps(facts))
         for path in part.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
     distributed.barrier()
     if first:
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
-        _sync(final.parent)
+        sync(final.parent)
         for step in saved_steps(run)[:-keep]:
             shutil.rmtree(_folder(run, step), ignore_errors=True)
     distributed.barrier()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_latest(run: Path, engines: Engines, averages: dict[str, MovingAverage]) -> LoopState | None:

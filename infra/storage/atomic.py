@@ -29,9 +29,9 @@ def move_into_place(temporary_file: Path, final: Path) -> None:
     os.replace(temporary_file, final)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the renames inside a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -43,7 +43,7 @@ def write_whole(root: Path, final: Path, data: bytes) -> None:
     scratch = temporary(root, final.suffix)
     scratch.write_bytes(data)
     move_into_place(scratch, final)
-    sync_folder(final.parent)
+    sync(final.parent)
 
 
 def sweep(root: Path) -> None:

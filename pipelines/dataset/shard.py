@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import digest
-from infra.storage.atomic import move_into_place, sync_folder, temporary
+from infra.storage.atomic import move_into_place, sync, temporary
 from infra.storage.columns import ColumnWriter, parse_index
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
@@ -88,7 +88,7 @@ class ShardDraft:
         final[2].unlink(missing_ok=True)  # of an unfinished build with other sources; no manifest names it
         for scratch, place in zip((self._writer.path, idx, ledger), final, strict=True):
             move_into_place(scratch, place)
-        sync_folder(final[2].parent)
+        sync(final[2].parent)
         return entry
 
     def discard(self) -> None:

@@ -15,7 +15,7 @@ from infra.registry import Registry
 from infra.settings import apply_overrides, merge
 from infra.storage.dataset import open_dataset
 from models.method import Method
-from pipelines.imports import artefact_from_file
+from pipelines.imports import artefact_from_file, imported_folder
 from pipelines.train.bundle import FILE as BUNDLE_FILE
 from pipelines.train.bundle import open_bundle
 from pipelines.train.plan import open_sources, settings_model
@@ -105,7 +105,7 @@ def _open(method: Method, stage: str, reference: str, registry: Registry) -> tup
     if Path(reference).is_dir():
         return "folder:" + Path(reference).name, open_artefact(Path(reference))
     if reference.startswith("sha256:"):  # a published file, imported for training
-        folder = registry.space.path / "imported" / f"{method.name}-{reference.removeprefix('sha256:')[:16]}"
+        folder = imported_folder(method, reference.removeprefix("sha256:"), registry.space)
         if not folder.is_dir():
             raise LikenessError(f"the published file with {reference} is not imported here", fix="pass --from COMPONENT=FILE")
         return reference, open_artefact(folder)

@@ -5,8 +5,6 @@ The plan of the same command is the same, and its run directory is named by it: 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from pydantic import create_model
 
+from infra.digest import of_json
 from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.settings import apply_overrides, merge
@@ -61,7 +60,7 @@ class RunPlan:
         facts["settings"] = facts["settings"] | {
             "loop": {k: v for k, v in facts["settings"]["loop"].items() if k not in ("loader_workers", "keep_checkpoints")}
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return of_json(facts)[:12]
 
     @property
     def run_dir(self) -> Path:

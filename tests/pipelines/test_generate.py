@@ -19,6 +19,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from infra.digest import of_file
 from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.workspace import Workspace
@@ -37,7 +38,7 @@ from preprocessing.media.audio import read_audio
 from preprocessing.media.decode import open_video
 from preprocessing.media.mux import read_metadata, write_video
 from preprocessing.media.probe import MediaInfo, probe
-from training.artefact import export, open_artefact, sha256
+from training.artefact import export, open_artefact
 
 FRAMES, FPS = 40, Fraction(30)
 
@@ -116,11 +117,11 @@ def test_a_video_is_redrawn_at_its_own_rate_and_says_where_it_came_from(things, 
     assert [step for step, _, _ in steps][:2] == ["audio: mel80", "face: face_detect"]
     kept = json.loads(sidecar(out).read_text())
     assert kept == record
-    assert kept.pop("output")["sha256"] == sha256(out)
+    assert kept.pop("output")["sha256"] == of_file(out)
     assert read_metadata(out) == kept
     assert kept["generated"] is True
     assert (kept["method"], kept["seed"], kept["settings"]["blend"]) == ("wav2lip", 3, "hard")
-    assert kept["inputs"]["face"] == {"file": "clip.mp4", "sha256": sha256(things.clip)}
+    assert kept["inputs"]["face"] == {"file": "clip.mp4", "sha256": of_file(things.clip)}
     assert kept["model"]["generator"]["sha256"] == open_artefact(things.model).facts["sha256"]
     assert str(tmp_path) not in out.with_name("out.mp4.json").read_text()
 
@@ -243,7 +244,7 @@ def test_a_failure_half_way_leaves_the_earlier_output_alone(things, tmp_path, mo
     monkeypatch.setattr("models.wav2lip.generate.paste_soft", broken)
     with pytest.raises(MemoryError):
         made(things, out, *words)
-    assert sha256(out) == before
+    assert of_file(out) == before
     assert json.loads(sidecar(out).read_text())["output"]["sha256"] == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
 
@@ -257,7 +258,7 @@ def test_published_files_generate(things, tmp_path):
     torch.save({"state_dict": Expert().state_dict()}, expert)
     torch.save({"state_dict": Generator(0.25).state_dict()}, narrow)
     weights = find_weights(method, None, [str(whole)], things.space)
-    assert weights.references == {"generator": "sha256:" + sha256(whole)}
+    assert weights.references == {"generator": "sha256:" + of_file(whole)}
     assert weights.artefacts["generator"].config["width"] == 1
     for file, said in (
         (expert, "holds wav2lip's expert, and not its generator.*--weights wav2lip.pth or wav2lip_gan.pth"),
