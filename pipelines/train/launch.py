@@ -7,6 +7,7 @@ directory that rank 0 looks at before every step.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -89,7 +90,8 @@ def _through_ray(plan: RunPlan, workers: int) -> dict[str, Any]:
 
     from infra.cluster import connect
 
-    connect(**({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": max(workers + 1, os.cpu_count() or 1)}))
+    if not ray.is_initialized():
+        connect(num_cpus=max(workers + 1, os.cpu_count() or 1))
     gpu = torch.cuda.is_available()
     trainer = TorchTrainer(
         _rank_in_ray, train_loop_config=asdict(plan),
@@ -101,8 +103,6 @@ def _through_ray(plan: RunPlan, workers: int) -> dict[str, Any]:
         trainer.fit()
     except ray.exceptions.RayError as error:
         raise _first_cause(error) from None
-    import json
-
     return json.loads((plan.run_dir / "outcome.json").read_text())
 
 
@@ -122,8 +122,6 @@ def _first_cause(error: BaseException) -> BaseException:
 
 def _rank_in_ray(plan_fields: dict[str, Any]) -> None:
     """One worker's whole life inside Ray Train."""
-    import json
-
     import ray.train
 
     plan = RunPlan(**plan_fields)

@@ -41,7 +41,8 @@ def write_video(
     """Write a video file, atomically: `path` appears complete or not at all.
 
     H.264 needs even sizes: an odd width or height gets its last column or row once more. Sound and picture both begin at 0 and
-    end when they end. The bytes depend on the arguments (`threads` too) and the libav build alone.
+    end when they end. The bytes depend on the arguments (`threads` too) and the libav build alone;
+    only for pictures as small as 64 px x264 was seen to answer in two ways (1 of 25 runs; never at 128 px or more).
 
     Args:
         path: an mp4 file; an existing one is replaced.

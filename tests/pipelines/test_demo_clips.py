@@ -81,7 +81,7 @@ def test_the_lips_in_the_video_follow_the_truth(tmp_path):
 
 def test_running_again_writes_the_same_and_another_seed_differs(tmp_path):
     def made(name: str, seed: int) -> list[bytes]:
-        clips = make_demo_clips(tmp_path / name, 1, 1, 0.6, seed=seed, held_out_speakers=0, size_px=64)
+        clips = make_demo_clips(tmp_path / name, 1, 1, 0.6, seed=seed, held_out_speakers=0, size_px=128)
         return [clips.videos[0].read_bytes(), (clips.truth / "spk00" / "clip00.json").read_bytes()]
 
     first = made("a", 0)
