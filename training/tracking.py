@@ -18,6 +18,7 @@ from training.loop import Observer
 from training.stage import Evaluation, Media
 
 BATCH = 200  # metrics per request
+TRAINING_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows runs as trainings, not as evaluations
 # Logged with every point of their kind, so that one query each tells how far the curves reach.
 TRAINED, VALIDATED = "progress/trained_step", "progress/validated_step"
 
@@ -92,7 +93,7 @@ class Tracker(Observer):
         else:
             found = self.client.get_experiment_by_name(experiment)
             location = None if os.environ.get("MLFLOW_TRACKING_URI") else f"file://{self.space.artifacts / experiment}"
-            where = found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=location)
+            where = found.experiment_id if found else self.client.create_experiment(experiment, location, TRAINING_KIND)
             self.run_id = self.client.create_run(where, run_name=name, tags=dict(tags)).info.run_id
             self._describe(config, params, datasets)
             known.write_text(json.dumps({"run_id": self.run_id}))
