@@ -233,9 +233,14 @@ class Loader:
         if self._cached is None:
             n = self.config.validation_examples if self.has_validation else 0
             size = max(1, self.config.batch_size // self.config.accumulation)
-            parts = [range(start, min(n, start + size)) for start in range(0, n, size)]
-            self._cached = [default_collate([self._validation[i] for i in part]) for part in parts]
+            self._cached = list(in_batches(self._validation, n, size))
         return self._cached
+
+
+def in_batches(examples: Examples, n: int, size: int) -> Iterator[Batch]:
+    """The first `n` examples in order, `size` to a batch; the last batch may be smaller."""
+    for start in range(0, n, size):
+        yield default_collate([examples[i] for i in range(start, min(n, start + size))])
 
 
 class _Lazily:

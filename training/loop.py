@@ -118,7 +118,7 @@ class Loop:
         step = self.state.step
         self.context.begin(step, step * self.config.batch_size)
         device = distributed.device()
-        batches = [_to(batch, device) for batch in micro_batches]
+        batches = [to_device(batch, device) for batch in micro_batches]
         turns = list(self.stage.turns(step))
         terms: dict[str, list[Tensor]] = {}
         players = [self.stage.step(batch, self.context) for batch in batches]
@@ -169,7 +169,7 @@ class Loop:
                     stack.enter_context(self.averages[role].swapped_into(module))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.autocast())
-            evaluation = self.stage.validate((_to(batch, device) for batch in batches), self.context)
+            evaluation = self.stage.validate((to_device(batch, device) for batch in batches), self.context)
         self.engines.train(True)
         for gate, rule in self.rules.items():
             if evaluation.metrics.get(rule.metric, float("inf")) < rule.below and gate not in self.state.open_gates:
@@ -247,5 +247,6 @@ def _check_finite(values: Mapping[str, float], step: int) -> None:
         )
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """All tensors of a batch, however nested, on a device."""
     return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, batch)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.data import default_collate
 
 from infra.errors import LikenessError
 from infra.registry import Registry
@@ -22,8 +20,8 @@ from pipelines.train.plan import open_sources, settings_model
 from training import distributed
 from training.artefact import StageArtefact, open_artefact
 from training.config import LoopConfig
-from training.loader import Examples, Stream
-from training.loop import StepContext
+from training.loader import Examples, Stream, in_batches
+from training.loop import StepContext, to_device
 from training.stage import Batch, Stage
 
 
@@ -163,11 +161,4 @@ def _batches(stage: Stage, sources: Mapping[str, tuple[str, str]], loop: LoopCon
     size = max(1, loop.batch_size // loop.accumulation)
     examples = Examples(stage, streams, loop.seed, size, training=False)
     device = distributed.device()
-
-    def batches() -> Iterator[Batch]:
-        for start in range(0, loop.validation_examples, size):
-            parts = [examples[i] for i in range(start, min(loop.validation_examples, start + size))]
-            batch = default_collate(parts)
-            yield {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-
-    return batches()
+    return (to_device(batch, device) for batch in in_batches(examples, loop.validation_examples, size))
