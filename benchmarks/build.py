@@ -75,7 +75,7 @@ def noted_toolbox(notes: Path) -> Toolbox:
         made.notes = notes
         return made
 
-    return Toolbox(own.field, own.names, own.producer, ingest, own.open_clip, own.clip_version, own.asset_sha256)
+    return Toolbox(own.field, own.names, own.producer, ingest, own.open_clip, own.clip_version, own.asset)
 
 
 class Script:

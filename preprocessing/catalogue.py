@@ -11,9 +11,9 @@ from typing import Any
 
 from infra.errors import LikenessError
 from infra.settings import merge
-from preprocessing.fields import AUDIO, VIDEO, by_name, known_names
-from preprocessing.operator import Operator
-from preprocessing.operators.face_crops import CropParams, FaceBoxCrops, FaceTube, FaceTubeCrops
+from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
+from preprocessing.operator import FamilyOperator, Operator
+from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
 from preprocessing.operators.face_track import FaceTrack
@@ -29,8 +29,8 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
 )  # fmt: skip
-# Their fields carry the size in the name: face_box_96.
-CROPS: tuple[type[FaceBoxCrops | FaceTubeCrops], ...] = (FaceBoxCrops, FaceTubeCrops)
+# Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
+FAMILIES: dict[type[FamilyOperator], str] = {FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256"}
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 
 
@@ -44,26 +44,30 @@ def producer(field: str, settings: Settings | None = None) -> Operator:
     Raises:
         LikenessError: no such field, no operator for it, or a setting the operator does not have.
     """
-    known = by_name(field)
-    if known is None:
+    if by_name(field) is None:
         near = get_close_matches(field, known_names(), n=1, cutoff=0.4)
         hint = f" (nearest: {near[0]})" if near else ""
         raise LikenessError(f"unknown field {field!r}{hint}", allowed=", ".join(known_names()))
     settings = settings or {}
-    for crops in CROPS:
-        if field.startswith(f"face_{crops.kind}_") and field not in _BY_FIELD:
-            given = settings.get(crops.name, {})
-            if "size" in given:
-                what = f"setting {crops.name}.size={given['size']!r}"
-                raise LikenessError(what, fix=f"ask for the field face_{crops.kind}_SIZE instead")
-            return crops(_with(CropParams(size=known.shape[1]), given, crops.name))
-    if field not in _BY_FIELD:
-        if field == VIDEO.name or field in {f.name for f in Ingest().writes}:
-            fix = "leave ingest.require_audio at true" if field == AUDIO.name else ""
-            raise LikenessError(f"field {field} comes from ingest", fix=fix)
-        raise LikenessError(f"no operator makes field {field} yet", allowed=", ".join(sorted(_BY_FIELD)))
-    kind = _BY_FIELD[field]
-    return kind(_with(kind.Params(), settings.get(kind.name, {}), kind.name))
+    if field in _BY_FIELD:
+        kind = _BY_FIELD[field]
+        return kind(_with(kind.Params(), settings.get(kind.name, {}), kind.name))
+    for family in FAMILIES:
+        if (fixed := family.of_field(field)) is not None:
+            return _of_family(family, fixed, field, settings)
+    if field in (VIDEO.name, GIVEN.name) or field in {f.name for f in Ingest().writes}:
+        fix = "leave ingest.sound at required or kept" if field == AUDIO.name else ""
+        raise LikenessError(f"field {field} comes from ingest", fix=fix)
+    raise LikenessError(f"no operator makes field {field} yet", allowed=", ".join(sorted(_BY_FIELD)))
+
+
+def _of_family(family: type[FamilyOperator], fixed: dict[str, Any], field: str, settings: Settings) -> Operator:
+    plain = family(family.Params(**fixed))
+    given = settings.get(plain.name, {})
+    if clash := sorted(fixed.keys() & given.keys()):
+        what = f"setting {plain.name}.{clash[0]}={given[clash[0]]!r}"
+        raise LikenessError(what, fix=f"ask for another field instead: {field} says it already")
+    return family(_with(plain.params, given, plain.name))
 
 
 def ingest(settings: Settings | None = None) -> Ingest:
@@ -72,13 +76,15 @@ def ingest(settings: Settings | None = None) -> Ingest:
 
 
 def operators() -> list[Operator]:
-    """Every operator at its defaults, for the documentation; crops at the sizes that published methods use."""
-    return [kind() for kind in OPERATORS] + [FaceBoxCrops(CropParams(size=96)), FaceTubeCrops(CropParams(size=256))]
+    """Every operator at its defaults, for the documentation; those of families for the field that stands beside them."""
+    return [kind() for kind in OPERATORS] + [kind(kind.Params(**kind.of_field(field) or {})) for kind, field in FAMILIES.items()]
 
 
 def operator_names() -> list[str]:
     """Names that settings may be given for."""
-    return [Ingest.name, *(kind.name for kind in OPERATORS), *(crops.name for crops in CROPS)]
+    fields = [(kind, field) for kind, example in FAMILIES.items() for field in (example, *kind.variants())]
+    families = (kind(kind.Params(**kind.of_field(field) or {})).name for kind, field in fields)
+    return list(dict.fromkeys([Ingest.name, *(kind.name for kind in OPERATORS), *families]))
 
 
 def _with(params: Any, given: Mapping[str, Any], operator: str) -> Any:

@@ -6,6 +6,7 @@
 | json | UTF-8, sorted keys, no spaces, NaN refused | dict |
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
+| jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
@@ -24,9 +25,9 @@ import numpy as np
 from infra.digest import canonical_json
 from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
-from preprocessing.frame_sequence import FrameSequence, encode_frames
+from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
 
-EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "txt": "txt"}
+EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "txt": "txt"}
 WAV_RATE_HZ = 16_000
 
 
@@ -159,6 +160,17 @@ def _decode_mjpeg(field: Field, data: bytes) -> FrameSequence:
     return frames
 
 
+def _encode_jpg(field: Field, value: Any) -> bytes:
+    return encode_jpeg(_check_array(field, value))
+
+
+def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
+    picture = decode_jpeg(data)
+    if picture is None:
+        raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
+    return _check_array(field, picture)
+
+
 def _decode_txt(field: Field, data: bytes) -> str:
     return data.decode()
 
@@ -169,6 +181,7 @@ _ENCODE: dict[Codec, Callable[[Field, Any], bytes]] = {
     "wav": _encode_wav,
     "txt": _encode_txt,
     "mjpeg": _encode_mjpeg,
+    "jpg": _encode_jpg,
 }
 _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "npy": _decode_npy,
@@ -176,4 +189,5 @@ _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "wav": _decode_wav,
     "txt": _decode_txt,
     "mjpeg": _decode_mjpeg,
+    "jpg": _decode_jpg,
 }

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
-Codec = Literal["json", "npy", "wav", "mjpeg", "txt"]
+Codec = Literal["json", "npy", "wav", "mjpeg", "jpg", "txt"]
 Rate = Literal["clip", "frame", "mel column", "audio sample"]
 CropKind = Literal["box", "tube"]
+Template = Literal["arcface", "five", "ffhq", "ffhq5", "facenet", "deep3d"]
+Encoder = Literal["sd15", "sd21", "sdxl", "taef2"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -76,7 +78,7 @@ SOURCE_PX = "picture as shown upright, px, x right, y down, pixel centres at .5"
 SOURCE = Field(
     "source", "json", "object", (), "clip",
     "where the clip comes from: file, sha256, segment, stream facts, frame rate and number of frames; readers of a dataset find "
-    "the speaker, split and tags that its manifest gives the file here too",
+    "the person, split and tags that its manifest gives the file here too",
 )
 TIMELINE = Field(
     "timeline", "npy", "int64", ("frames",), "frame",
@@ -89,6 +91,15 @@ VIDEO = Field(
 AUDIO = Field(
     "audio", "wav", "int16", ("samples",), "audio sample",
     "mono sound at 16 kHz; sample 0 is heard when frame 0 is shown",
+)
+GIVEN = Field(
+    "given", "json", "object", (), "clip",
+    "what came with the source besides its bytes, from sidecar files or the source list: caption, tags; read by operators, never "
+    "stored itself", stored=False,
+)
+KEY_FRAME = Field(
+    "key_frame", "npy", "int64", (), "clip",
+    "the frame that stands for the clip in pictures, captions and thumbnails: of a photo the only one",
 )
 FACE_DETECTIONS = Field(
     "face_detections", "npy", "float32", ("detections", 6), "clip",
@@ -141,12 +152,39 @@ VOICED = Field(
 )
 MEASURES = Field(
     "measures", "json", "object", (), "clip",
-    "plain numbers to select by: duration_s, n_frames, valid_share, face_side_px, face_share, face_outside_share, face_score, "
-    "blur, yaw, pitch, voiced_share, loudness_dbfs, tube_outside_share",
+    "plain numbers about the face to select by: duration_s, n_frames, valid_share, faces, face_side_px, face_share, "
+    "face_outside_share, face_score, blur, yaw, pitch, roll, lip_motion, tube_outside_share",
 )
 SYNC = Field(
     "sync", "json", "object", (), "clip",
     "SyncNet score: offset_frames (positive: sound early), confidence (LSE-C), min_distance (LSE-D), n_windows",
+)
+
+PICTURE_MEASURES = Field(
+    "picture_measures", "json", "object", (), "clip",
+    "plain numbers about the whole picture to select by: width_px, height_px, blur, brightness, contrast, dark_share, "
+    "bright_share, colourfulness, motion",
+)
+SOUND_MEASURES = Field(
+    "sound_measures", "json", "object", (), "clip", "plain numbers about the sound to select by: voiced_share, loudness_dbfs",
+)
+PERCEPTUAL_HASH = Field(
+    "perceptual_hash", "npy", "uint8", (8,), "clip",
+    "64 bits of the key frame's coarse brightness; pictures that look the same differ in few bits",
+)
+IDENTITY_CLUSTER = Field(
+    "identity_cluster", "json", "object", (), "clip",
+    "who it is by the fitted identity clusters: cluster (-1 for nobody known), cosine to its centre",
+)
+DUPLICATE = Field(
+    "duplicate", "json", "object", (), "clip",
+    "near duplicates by the fitted groups: group (-1 for none), distance in bits to its first picture, first (0 or 1)",
+)
+CAPTION_GIVEN = Field("caption_given", "txt", "str", (), "clip", "the caption that came with the source")
+CAPTION_BLIP = Field("caption_blip", "txt", "str", (), "clip", "caption of the key frame by BLIP")
+CAPTION_LLAVA = Field("caption_llava", "txt", "str", (), "clip", "caption of the key frame by LLaVA")
+TEXT_POOLED_SDXL = Field(
+    "text_pooled_sdxl", "npy", "float16", (1280,), "clip", "pooled embedding of the caption by SDXL's second text encoder",
 )
 
 
@@ -159,9 +197,64 @@ def face_crop(size_px: int, kind: CropKind) -> Field:
     )
 
 
+def aligned_face(template: Template, size_px: int) -> Field:
+    """Face pictures of `size_px` squared, turned and scaled so that the face lies as in `template`."""
+    return Field(
+        f"face_{template}_{size_px}", "mjpeg", "uint8", ("frames", size_px, size_px, 3), "frame",
+        f"face aligned to the template {template}, {size_px} px; black where not valid", colour="RGB",
+    )
+
+
+def alignment(template: Template, size_px: int) -> Field:
+    """The transforms that cut `aligned_face(template, size_px)`."""
+    return Field(
+        f"align_{template}_{size_px}", "npy", "float64", ("frames", 2, 3), "frame",
+        f"matrix M from the picture to face_{template}_{size_px}: (x', y') = M (x, y, 1); zeros where not valid", unit="px",
+        coordinates=SOURCE_PX,
+    )
+
+
+def image(size_px: int) -> Field:
+    """The key frame, whole, its shorter side `size_px`."""
+    return Field(
+        f"image_{size_px}", "jpg", "uint8", ("height", "width", 3), "clip",
+        f"the key frame, uncropped, resized so that its shorter side has {size_px} px", colour="RGB",
+    )
+
+
+IDENTITY_DIMS = {"antelopev2": 512, "buffalo_l": 512, "mobileface": 256}
+TEXT_DIMS: dict[str, int] = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
+
+
+def identity(variant: str) -> Field:
+    """Who it is, as seen by one named face-recognition network; variants are not interchangeable."""
+    return Field(
+        f"identity_{variant}", "npy", "float32", (IDENTITY_DIMS[variant],), "clip",
+        f"face-recognition embedding ({variant}), mean over frames of the clip; zeros where no face is valid",
+    )
+
+
+def latent(encoder: Encoder, size_px: int) -> Field:
+    """The key frame as an autoencoder's latent; the operator's digest carries the encoder's checksum."""
+    what = "mean" if encoder == "taef2" else "mean and log variance, stacked, before the scaling factor"
+    return Field(
+        f"latent_{encoder}_{size_px}", "npy", "float16", ("channels", "height", "width"), "clip",
+        f"latent of image_{size_px} by the autoencoder {encoder}: {what}",
+    )
+
+
+def text_embedding(encoder: str) -> Field:
+    """The caption as cross-attention reads it."""
+    return Field(
+        f"text_{encoder}", "npy", "float16", (77, TEXT_DIMS[encoder]), "clip",
+        f"hidden states of the caption by the text encoder(s) of {encoder}, padded to 77 tokens",
+    )
+
+
 FIELDS: tuple[Field, ...] = (
-    SOURCE, TIMELINE, VIDEO, AUDIO, FACE_DETECTIONS, FACE_TRACK, LANDMARKS_478, LANDMARKS_68, LANDMARKS_5, FACE_BOX,
-    FACE_VALID, TUBE_BOX, HEAD_POSE, MEL80, VOICED, MEASURES, SYNC,
+    SOURCE, TIMELINE, VIDEO, AUDIO, GIVEN, KEY_FRAME, FACE_DETECTIONS, FACE_TRACK, LANDMARKS_478, LANDMARKS_68, LANDMARKS_5,
+    FACE_BOX, FACE_VALID, TUBE_BOX, HEAD_POSE, MEL80, VOICED, MEASURES, SYNC, PICTURE_MEASURES, SOUND_MEASURES, PERCEPTUAL_HASH,
+    IDENTITY_CLUSTER, DUPLICATE, CAPTION_GIVEN, CAPTION_BLIP, CAPTION_LLAVA, TEXT_POOLED_SDXL,
 )
 
 # Families of fields with parameters in their names: pattern -> (constructor, pattern as shown to people).
@@ -171,6 +264,24 @@ FAMILIES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Field], str], .
         lambda m: face_crop(int(m[2]), "box" if m[1] == "box" else "tube"),
         "face_(box|tube)_SIZE",
     ),
+    (
+        re.compile(r"face_(arcface|five|ffhq|ffhq5|facenet|deep3d)_([1-9][0-9]{1,3})"),
+        lambda m: aligned_face(cast(Template, m[1]), int(m[2])),
+        "face_(arcface|five|ffhq|ffhq5|facenet|deep3d)_SIZE",
+    ),
+    (
+        re.compile(r"align_(arcface|five|ffhq|ffhq5|facenet|deep3d)_([1-9][0-9]{1,3})"),
+        lambda m: alignment(cast(Template, m[1]), int(m[2])),
+        "align_(arcface|five|ffhq|ffhq5|facenet|deep3d)_SIZE",
+    ),
+    (re.compile(r"image_([1-9][0-9]{1,3})"), lambda m: image(int(m[1])), "image_SIZE"),
+    (re.compile("identity_(" + "|".join(IDENTITY_DIMS) + ")"), lambda m: identity(m[1]), f"identity_({'|'.join(IDENTITY_DIMS)})"),
+    (
+        re.compile(r"latent_(sd15|sd21|sdxl|taef2)_([1-9][0-9]{1,3})"),
+        lambda m: latent(cast(Encoder, m[1]), int(m[2])),
+        "latent_(sd15|sd21|sdxl|taef2)_SIZE",
+    ),
+    (re.compile("text_(" + "|".join(TEXT_DIMS) + ")"), lambda m: text_embedding(m[1]), f"text_({'|'.join(TEXT_DIMS)})"),
 )
 
 
@@ -193,7 +304,11 @@ def known_names() -> list[str]:
 def markdown() -> str:
     """The vocabulary as a Markdown table."""
     rows = ["| field | type | per | stored as | meaning |", "|---|---|---|---|---|"]
-    for f in (*FIELDS, face_crop(96, "box"), face_crop(256, "tube")):
+    families = (
+        face_crop(96, "box"), face_crop(256, "tube"), aligned_face("arcface", 112), alignment("arcface", 112), image(512),
+        identity("antelopev2"), latent("sd15", 512), text_embedding("sd15"),
+    )  # fmt: skip
+    for f in (*FIELDS, *families):
         shape = " × ".join(str(axis) for axis in f.shape)
         kind = f"{f.dtype} {shape}".strip() + (f", {f.unit}" if f.unit else "") + (f", {f.colour}" if f.colour else "")
         where = f" ({f.coordinates})" if f.coordinates else ""

@@ -49,7 +49,18 @@ def _jpeg(frame: np.ndarray, index: int, height: int, width: int) -> bytes:
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.shape != (height, width, 3):
         seen = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise LikenessError(f"frame {index} is {seen}", allowed=f"uint8 ({height}, {width}, 3) RGB, or None")
-    return cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), _SETTINGS)[1].tobytes()
+    return encode_jpeg(frame)
+
+
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as a JPEG of quality 95, colour at full resolution."""
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), _SETTINGS)[1].tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray | None:
+    """(H, W, 3) uint8 RGB, None where the bytes are no picture."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 class FrameSequence:
@@ -147,7 +158,7 @@ class FrameSequence:
         return out
 
     def _decode(self, jpeg: bytes, place: int, out: np.ndarray) -> None:
-        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        picture = decode_jpeg(jpeg)
         if picture is None or picture.shape != out.shape:
             raise LikenessError(f"frame {place} of a sequence does not decode", fix="run `likeness data verify`")
-        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=out)
+        out[:] = picture

@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from infra import assets
 from preprocessing.fields import Field
 
 
@@ -66,7 +68,14 @@ class Lazy:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one instance of an operator needs: CPU cores, a fraction of a GPU, assets by name (see `infra.assets`)."""
+    """What one instance of an operator needs.
+
+    Attributes:
+        cpus: cores.
+        gpus: fraction of a GPU; such operators get worker processes of their own where there are GPUs, and take turns with the
+            others where there are none.
+        assets: see `Operator.assets`.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -93,13 +102,33 @@ class Operator(ABC):
     Raise `version` whenever the output for the same input changes: columns of the old version are then rebuilt.
     """
 
-    name: ClassVar[str]
+    name: str
     version: ClassVar[int]
     Params: ClassVar[type[OperatorParams]] = OperatorParams
-    resources: ClassVar[Resources] = Resources()
+    resources: Resources = Resources()
 
     def __init__(self, params: OperatorParams | None = None) -> None:
         self.params: Any = params if params is not None else self.Params()
+        # Where assets lie, when whoever runs the operator has looked them up; see `asset`.
+        self.asset_paths: dict[str, Path] = {}
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Files its output depends on: they are part of its digest, and must be there before anything starts.
+
+        A name of `infra.assets`; `model:REF` for a folder of weights or a hub id; `fit:NAME` for a fit of the dataset.
+        """
+        return self.resources.assets
+
+    def asset(self, name: str) -> Path:
+        """Where an asset lies.
+
+        Raises:
+            LikenessError: it is absent; says what to place where.
+        """
+        if name not in self.asset_paths:
+            self.asset_paths[name] = assets.find(name)
+        return self.asset_paths[name]
 
     @property
     @abstractmethod
@@ -117,3 +146,17 @@ class Operator(ABC):
     @abstractmethod
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         """The written fields of one sample."""
+
+
+class FamilyOperator(Operator):
+    """An operator whose fields carry parameters in their names, such as `face_box_96`."""
+
+    @classmethod
+    @abstractmethod
+    def of_field(cls, field: str) -> dict[str, Any] | None:
+        """The settings that a field's name fixes, or None where the field is not of this family."""
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        """Fields for which the operator has names of its own, such as `identity_mobileface`; none where all share one name."""
+        return ()

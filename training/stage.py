@@ -32,7 +32,7 @@ class Source:
     Attributes:
         fields: columns read; `a | b` takes the first that the dataset has. Checked before anything starts.
         take: records per example, all different; with `group_by` they are of one group (fewer if it has fewer).
-        group_by: key of the `source` record that makes a group ("speaker"), or None.
+        group_by: key of the `source` record that makes a group ("person"), or None.
         weight: share of this source where a stage mixes several in one stream (see `Stage.mixture`).
         bucket_by: key of the `source` record that all examples of a batch share (resolution, images or video).
         optional: the stage also runs when no dataset is given for this source.

@@ -29,7 +29,7 @@ MAX_OPEN_FILES = 256
 class Row:
     """One row: `place` is its number within shard number `shard`.
 
-    `source` is its SOURCE record, with the `speaker`, `split` and `tags` that the manifest gives its file.
+    `source` is its SOURCE record, with the `person`, `split` and `tags` that the manifest gives its file.
     """
 
     key: str
@@ -85,7 +85,7 @@ class Dataset:
         """All rows, shard after shard, in the order of the tars. Read once, from ingest's ledgers."""
         if self._rows is None:
             column = self.manifest.columns[self.manifest.ingest]
-            about = {s.path: {"speaker": s.speaker, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
+            about = {s.path: {"person": s.person, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
             rows = []
             for shard in range(len(self.manifest.shards)):
                 path = column.files(self.root, shard)[2]

@@ -32,7 +32,7 @@ class SourceEntry(_Part):
     path: str
     bytes: int
     sha256: str = ""
-    speaker: str = ""
+    person: str = ""
     split: str = ""
     tags: dict[str, str] = {}
     status: Literal["ingested", "refused", "quarantined"]

@@ -63,7 +63,7 @@ def print_dataset(console: Console, facts: dict[str, Any]) -> None:
     console.print(f"{facts['rows']} rows, {duration(facts['seconds'])} of clips, {facts['shards']} shards, {size(facts['bytes'])}")
     console.print("files: " + ", ".join(f"{count} {status}" for status, count in facts["sources"].items()))
     for name, split in facts["splits"].items():
-        console.print(f"split {name or '(none)'}: {split['rows']} rows, {duration(split['seconds'])}, {split['speakers']} speakers")
+        console.print(f"split {name or '(none)'}: {split['rows']} rows, {duration(split['seconds'])}, {split['people']} people")
     table = _table("field", "type", "operator", "written", "quarantined")
     for field in facts["fields"]:
         name = field["name"] if field["wanted"] else f"({field['name']})"

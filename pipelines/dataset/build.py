@@ -217,7 +217,7 @@ def _manifest(plan: Plan, results: Mapping[int, UnitResult], val_fraction: float
 def _source_entry(source: Source, splits: Mapping[str, str], record: Mapping[str, Any]) -> SourceEntry:
     return SourceEntry(
         path=source.path, bytes=record.get("bytes", max(source.bytes, 0)), sha256=record.get("sha256", ""),
-        speaker=source.speaker, split=splits.get(source.speaker, ""), tags=dict(source.tags),
+        person=source.person, split=splits.get(source.person, ""), tags=dict(source.tags),
         status=record["status"], reason=record["reason"], keys=tuple(record.get("keys", ())),
     )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _write_sources_table(root: Path, manifest: Manifest) -> None:
     scratch = temporary(root, ".parquet")
     lines = [entry.model_dump(mode="json") | {"tags": list(entry.tags.items())} for entry in manifest.sources]
     schema = pa.schema([
-        *((name, pa.string()) for name in ("path", "status", "reason", "speaker", "split", "sha256")),
+        *((name, pa.string()) for name in ("path", "status", "reason", "person", "split", "sha256")),
         ("bytes", pa.int64()), ("keys", pa.list_(pa.string())), ("tags", pa.map_(pa.string(), pa.string())),
     ])  # fmt: skip
     pq.write_table(pa.Table.from_pylist(lines, schema=schema), scratch, compression="none")
@@ -287,5 +287,5 @@ def _notices(lock: str, plan: Plan, manifest: Manifest) -> list[str]:
         notices.append(f"{len(gone)} source files are gone, their rows stay: {', '.join(gone[:3])}" + " ..." * (len(gone) > 3))
     splits = Counter(entry.split for entry in manifest.sources if entry.status == "ingested")
     if splits and not splits["val"]:
-        notices.append("no source of split val has rows: give splits with --list, or add speakers")
+        notices.append("no source of split val has rows: give splits with --list, or add people")
     return notices

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.manifest import column_name
-from preprocessing.fields import SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
+from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
 from preprocessing.operator import Operator, OperatorParams, Resources
 
 
@@ -46,7 +47,7 @@ class Toolbox:
         ingest: settings by operator name -> ingest.
         open_clip: file, SOURCE record, TIMELINE -> the value of VIDEO; travels to the workers, so it must be importable there.
         clip_version: raised when the same file gives other frames.
-        asset_sha256: asset name -> checksum of its file.
+        asset: name of an asset (see `Operator.assets`) -> where it lies, and its checksum.
     """
 
     field: Callable[[str], Field | None]
@@ -55,15 +56,36 @@ class Toolbox:
     ingest: Callable[[Mapping[str, Mapping[str, Any]]], Ingest]
     open_clip: Callable[..., Any]
     clip_version: int
-    asset_sha256: Callable[[str], str]
+    asset: Callable[[str], tuple[Path, str]]
 
 
-def standard() -> Toolbox:
-    """The project's own operators."""
-    from infra.assets import checksum
+def standard(root: Path | None = None) -> Toolbox:
+    """The project's own operators, for the dataset at `root`, whose fits are then among the assets."""
     from preprocessing import catalogue, clip
 
-    return Toolbox(by_name, known_names, catalogue.producer, catalogue.ingest, clip.open_clip, clip.VERSION, checksum)
+    return Toolbox(
+        by_name, known_names, catalogue.producer, catalogue.ingest, clip.open_clip, clip.VERSION, partial(find_asset, root)
+    )
+
+
+def find_asset(root: Path | None, name: str) -> tuple[Path, str]:
+    """Where an asset of the dataset at `root` lies, and its checksum; `name` as in `Operator.assets`.
+
+    Raises:
+        LikenessError: absent, or not the published file; says what to place where.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "fit" and root is not None:
+        from infra.storage.fits import find_fit
+
+        return find_fit(root, rest)
+    if colon and kind == "model":
+        from infra.model_files import find_model
+
+        return find_model(rest)
+    from infra import assets
+
+    return assets.find(name), assets.checksum(name)
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ class Node:
         operator: an `Operator`; for the first node the `Ingest`.
         digest: of name, version, settings, assets and where its inputs come from; not of the sources.
         column: `OPERATOR/DIGEST8`.
-        inputs: columns it reads from; VIDEO counts as ingest's.
+        inputs: columns it reads from; VIDEO counts as ingest's, GIVEN as none.
         assets: checksums by name.
     """
 
@@ -96,6 +118,11 @@ class Node:
     @property
     def params(self) -> dict[str, Any]:
         return self.operator.params.model_dump(mode="json")
+
+    @property
+    def reads_given(self) -> bool:
+        """Whether it depends on what was given with the sources (see `preprocessing.fields.GIVEN`)."""
+        return GIVEN in self.reads
 
 
 @dataclass(frozen=True)
@@ -159,8 +186,11 @@ class _Resolver:
         return self.by_field[name]
 
     def _add(self, operator: Any, reads: tuple[Field, ...]) -> Node:
-        makers = {field.name: self._producer(field.name) for field in reads}
-        assets = {name: self.toolbox.asset_sha256(name) for name in operator.resources.assets}
+        makers = {field.name: self._producer(field.name) for field in reads if field != GIVEN}
+        found = {name: self.toolbox.asset(name) for name in getattr(operator, "assets", ())}
+        if found:
+            operator.asset_paths = {name: path for name, (path, _) in found.items()}
+        assets = {name: sha256 for name, (_, sha256) in found.items()}
         inputs = {name: node.digest for name, node in makers.items()}
         if VIDEO.name in inputs:
             inputs[VIDEO.name] += f"/clip {self.toolbox.clip_version}"

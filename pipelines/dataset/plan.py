@@ -18,8 +18,9 @@ from infra.storage.ledger import Commit, read_commit
 from infra.storage.manifest import Column, ColumnShard, Manifest, column_files
 from pipelines.dataset.graph import Graph, Node, Toolbox
 from pipelines.dataset.shard import StoredShard
-from pipelines.dataset.sources import NOT_LISTED, Source, content_digest
+from pipelines.dataset.sources import NOT_LISTED, Source, content_digest, given_digest
 from pipelines.dataset.unit import Step, Unit
+from preprocessing.fields import GIVEN
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class _Planner:
         target = entry.revision + 1 if entry else 0
         inputs = {name: self.tasks[name, shard].entry for name in node.inputs}
         is_ingest = node is self.graph.nodes[0]
-        if entry and not is_ingest and self._as_in_head(node, shard, entry, inputs) and not (self.retry and entry.quarantined):
+        kept = entry and not is_ingest and not node.reads_given and self._as_in_head(node, shard, entry, inputs)
+        if entry and kept and not (self.retry and entry.quarantined):
             return Task(entry.revision, entry=entry)
         # An unfinished build may have left the next revision; then there is HEAD's.
         revisions = (target, entry.revision) if entry else (target,)
@@ -147,7 +149,7 @@ class _Planner:
         why = ""
         if all(inputs.values()):
             for revision, commit in commits.items():
-                changed = self._changed(commit, sources if is_ingest else None, inputs)
+                changed = self._changed(node, commit, sources, inputs)
                 if not changed:
                     stored = entry if entry and entry.revision == revision else self._stored(node, shard, revision)
                     failed = stored.quarantined + sum(record["status"] == "quarantined" for record in commit.sources)
@@ -190,11 +192,16 @@ class _Planner:
         stored.close()
         return stored.entry()
 
-    def _changed(self, commit: Commit, sources: tuple[Source, ...] | None, inputs: dict[str, ColumnShard | None]) -> str:
-        """Which inputs are no longer those the commit was made from, "" when none; `sources` for ingest."""
-        if sources is None:
+    def _changed(
+        self, node: Node, commit: Commit, sources: tuple[Source, ...], inputs: dict[str, ColumnShard | None]
+    ) -> str:
+        """Which inputs are no longer those the commit was made from, "" when none."""
+        if node is not self.graph.nodes[0]:
             changed = [name for name, entry in inputs.items() if entry and commit.inputs.get(name) != entry.sha256]
-            return f"input changed: {', '.join(name.partition('/')[0] for name in changed)}" if changed else ""
+            if changed:
+                return f"input changed: {', '.join(name.partition('/')[0] for name in changed)}"
+            same = not node.reads_given or commit.inputs.get(GIVEN.name) == given_digest(sources)
+            return "" if same else "given captions or tags changed"
         recorded = {record["path"]: record for record in commit.sources}
         now = {s.path: self.hashes.current(s, recorded.get(s.path, {}).get("sha256", "")) for s in sources}
         if commit.inputs.get("sources") == content_digest(sources, now):

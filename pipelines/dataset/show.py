@@ -19,12 +19,12 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """Digest, rows, sources by status, splits, fields, and the funnel from files to values."""
     manifest = dataset.manifest
     rows = dataset.rows()
-    splits: dict[str, dict[str, Any]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0, "speakers": set()})
+    splits: dict[str, dict[str, Any]] = defaultdict(lambda: {"rows": 0, "seconds": 0.0, "people": set()})
     for row in rows:
         split = splits[row.source.get("split", "")]
         split["rows"] += 1
         split["seconds"] += clip_seconds(row.source)
-        split["speakers"].add(row.source.get("speaker", ""))
+        split["people"].add(row.source.get("person", ""))
     fields = []
     for info in sorted(manifest.fields.values(), key=lambda f: list(manifest.columns).index(f.column)):
         shards = manifest.columns[info.column].shards
@@ -40,7 +40,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "seconds": sum(split["seconds"] for split in splits.values()),
         "bytes": sum(shard.bytes for column in manifest.columns.values() for shard in column.shards),
         "sources": {status: sources[status] for status in ("ingested", "refused", "quarantined")},
-        "splits": {name: split | {"speakers": len(split["speakers"])} for name, split in sorted(splits.items())},
+        "splits": {name: split | {"people": len(split["people"])} for name, split in sorted(splits.items())},
         "fields": fields,
         "funnel": [("files", len(manifest.sources)), ("ingested", sources["ingested"]), ("rows", len(rows)),
                    *((f["name"], f["written"]) for f in fields if f["wanted"])],

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infra import digest
 from infra.errors import LikenessError
@@ -34,7 +35,9 @@ class Source:
         path: label of its root, then its place below it; the name of the source wherever the folder lies.
         file: where it lies on this machine.
         bytes, mtime_ns: from stat; bytes -1 where the file is gone.
-        speaker, split, tags: from the list or the last build; split "" where none is given yet (see `assign_splits`).
+        person, split, tags: from the list or the last build; split "" where none is given yet (see `assign_splits`).
+        given: what came with it besides its bytes: caption, tags.
+        part: (offset, size) of its bytes in `file` when that is a tar.
         refusal: why it must not be ingested, "" otherwise.
     """
 
@@ -42,9 +45,11 @@ class Source:
     file: Path
     bytes: int
     mtime_ns: int
-    speaker: str = ""
+    person: str = ""
     split: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    part: tuple[int, int] | None = None
     refusal: str = ""
 
     @property
@@ -62,6 +67,11 @@ def row_key(source: str, segment: int) -> str:
     return f"{source}-{segment:04d}"
 
 
+def given_digest(sources: Iterable[Source]) -> str:
+    """What operators that read GIVEN depend on besides."""
+    return digest.of_json(sorted(([s.path, dict(s.given)] for s in sources), key=lambda fact: str(fact[0])))
+
+
 def content_digest(sources: Iterable[Source], sha256: Mapping[str, str]) -> str:
     """What an ingested shard depends on: its sources' names and bytes; not who is in them, nor their splits."""
     facts = [[s.path, sha256.get(s.path, ""), s.refusal] for s in sources]
@@ -69,11 +79,11 @@ def content_digest(sources: Iterable[Source], sha256: Mapping[str, str]) -> str:
 
 
 def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> list[Source]:
-    """All files below the request's roots, sorted by path, with their speakers; those that must not be ingested say so.
+    """All files below the request's roots, sorted by path, with their people; those that must not be ingested say so.
 
     Args:
         root: folder of the dataset.
-        known: sources of the last build; they keep their speaker and split unless the list says otherwise, and stay when
+        known: sources of the last build; they keep their person and split unless the list says otherwise, and stay when
             their file is gone, with `bytes` -1.
 
     Raises:
@@ -92,10 +102,10 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
             sources.append(Source(path, file, size, mtime, refusal=NOT_FOUND))
         else:
             line, before = (listed or {}).get(path, {}), known_by_path.get(path)
-            speaker = line.get("speaker") or (before.speaker if before else "") or _default_speaker(path)
-            split = splits.get(speaker) or (before.split if before else "")
-            tags = {k: v for k, v in line.items() if k not in ("path", "speaker", "split")}
-            sources.append(Source(path, file, size, mtime, speaker, split, tags))
+            person = line.get("person") or (before.person if before else "") or _default_person(path)
+            split = splits.get(person) or (before.split if before else "")
+            tags = {k: v for k, v in line.items() if k not in ("path", "person", "split")}
+            sources.append(Source(path, file, size, mtime, person, split, tags))
     _check_keys(sources)
     return sources
 
@@ -133,7 +143,7 @@ def _place(request: Request, path: str) -> Path:
     return Path(request.roots.get(label, label)) / inner
 
 
-def _default_speaker(path: str) -> str:
+def _default_person(path: str) -> str:
     """The first folder below the root where there is one, else the file itself."""
     parts = path.split("/")
     return "/".join(parts[:2]) if len(parts) > 2 else path.rpartition(".")[0] or path
@@ -150,7 +160,7 @@ def _read_list(request: Request, files: Mapping[str, object]) -> dict[str, dict[
     if not lines or "path" not in lines[0]:
         header = ", ".join(map(repr, lines[0])) if lines else "nothing"
         raise LikenessError(f"--list {file}: first line has {header}", allowed="a line of column names with tabs between: "
-                            "path, and if wanted speaker, split and tags of your own; then a line per file")
+                            "path, and if wanted person, split and tags of your own; then a line per file")
     entries: dict[str, dict[str, str]] = {}
     for number, line in enumerate(lines, 2):
         if "" in line:
@@ -164,7 +174,9 @@ def _read_list(request: Request, files: Mapping[str, object]) -> dict[str, dict[
                                 fix="start the path with the label of its root")
         if matches[0] in entries:
             raise LikenessError(f"--list {file}, line {number}: {text} stands there twice", fix="keep one of the lines")
-        entries[matches[0]] = {k: v.strip() for k, v in line.items()}
+        cells = {k: v.strip() for k, v in line.items()}
+        cells.setdefault("person", cells.pop("speaker", ""))  # either name will do for the column
+        entries[matches[0]] = cells
     if not any(path in files for path in entries):
         what = f"--list {file}: none of its {len(entries)} paths is a file below the sources; the first is {lines[0]['path']}"
         raise LikenessError(what, allowed=f"paths as seen from {' or '.join(request.roots.values())}, or absolute ones")
@@ -172,13 +184,13 @@ def _read_list(request: Request, files: Mapping[str, object]) -> dict[str, dict[
 
 
 def _listed_splits(listed: Mapping[str, Mapping[str, str]], file: str) -> dict[str, str]:
-    """Speaker -> split, where the list gives one; it holds for all files of the speaker."""
+    """Person -> split, where the list gives one; it holds for all files of the person."""
     splits: dict[str, str] = {}
     for path, line in listed.items():
-        speaker, split = line.get("speaker") or _default_speaker(path), line.get("split", "")
-        if split and splits.setdefault(speaker, split) != split:
-            raise LikenessError(f"--list {file}: speaker {speaker} is in split {splits[speaker]} and in {split}",
-                                fix="a speaker belongs to one split, or what is learnt about him leaks; mend the list")
+        person, split = line.get("person") or _default_person(path), line.get("split", "")
+        if split and splits.setdefault(person, split) != split:
+            raise LikenessError(f"--list {file}: person {person} is in split {splits[person]} and in {split}",
+                                fix="a person belongs to one split, or what is learnt about him leaks; mend the list")
     return splits
 
 
@@ -202,15 +214,15 @@ def _check_keys(sources: list[Source]) -> None:
 
 
 def assign_splits(sources: Iterable[Source], ingested: set[str], val_fraction: float) -> dict[str, str]:
-    """Split by speaker, so that no speaker is in two.
+    """Split by person, so that no person is in two.
 
-    Speakers without one are taken in the order of their digests: the first to "val", as many as bring it to its share of all
-    speakers, the others to "train". Only speakers with rows count (`ingested`, source paths), so that broken files don't use
+    People without one are taken in the order of their digests: the first to "val", as many as bring it to its share of all
+    people, the others to "train". Only people with rows count (`ingested`, source paths), so that broken files don't use
     up the share; the others have no split.
     """
-    splits = {s.speaker: s.split for s in sources if s.split}
-    speakers = {s.speaker for s in sources if s.path in ingested}
-    missing = math.ceil(val_fraction * len(speakers)) - sum(splits.get(name) == "val" for name in speakers)
-    new = sorted(speakers - splits.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
-    held_out = max(0, missing) if len(speakers) > 1 else 0
+    splits = {s.person: s.split for s in sources if s.split}
+    people = {s.person for s in sources if s.path in ingested}
+    missing = math.ceil(val_fraction * len(people)) - sum(splits.get(name) == "val" for name in people)
+    new = sorted(people - splits.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    held_out = max(0, missing) if len(people) > 1 else 0
     return splits | dict.fromkeys(new[:held_out], "val") | dict.fromkeys(new[held_out:], "train")

@@ -10,14 +10,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
 from infra import digest
+from infra.digest import canonical_json
+from infra.storage.atomic import temporary
 from infra.storage.ledger import LedgerRow
 from pipelines.dataset.graph import VIDEO_PARTS, Node
 from pipelines.dataset.outcome import (
@@ -31,17 +35,16 @@ from pipelines.dataset.outcome import (
     machine_errors,
 )
 from pipelines.dataset.shard import ShardDraft, StoredShard
-from pipelines.dataset.sources import Source, content_digest, row_key
+from pipelines.dataset.sources import Source, content_digest, given_digest, row_key
 from pipelines.dataset.timed_clip import TimedClip
 from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, clip_seconds
 from preprocessing.codecs import EXTENSION, decode, encode
-from preprocessing.fields import SOURCE, TIMELINE, VIDEO, Field
+from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field
 from preprocessing.operator import Lazy, Refused, Sample
 
 T = TypeVar("T")
 Values = dict[str, bytes]
 _VIDEO_PARTS = tuple(f.name for f in VIDEO_PARTS)
-
 
 
 class Worker:
@@ -104,10 +107,11 @@ class _Run:
         self.steps = [step for step in unit.steps if step.node.column != unit.ingest.column]
         needed = {f for step in self.steps for f in step.node.reads}
         self.needed = {f.name: f for f in (needed | set(VIDEO_PARTS) if VIDEO in needed else needed)}
-        self.files = {s.key: s.file for s in unit.sources}
+        self.sources = {s.path: s for s in unit.sources}
         self.places = {str(s.file): s.path for s in unit.sources}
         self.places |= {str(unit.root): "DATASET", str(unit.root.resolve()): "DATASET"}
         self.records: list[dict[str, Any]] = []
+        self.copies: dict[str, Path] = {}
         self.decode_s = 0.0
 
     def whole(self) -> UnitResult:
@@ -119,6 +123,8 @@ class _Run:
             node = step.node
             is_ingest = node.column == self.unit.ingest.column
             inputs = {"sources": sources} if is_ingest else {column: tars[column] for column in node.inputs}
+            if node.reads_given:
+                inputs[GIVEN.name] = given_digest(self.unit.sources)
             draft, base = self.drafts.pop(node.column), self.bases.get(node.column)
             entry = draft.commit(step.revision, base, inputs, self.records if is_ingest else [])
             self.result.entries[node.column], tars[node.column] = entry, entry.sha256
@@ -129,6 +135,8 @@ class _Run:
             draft.discard()
         for shard in (*self.stored.values(), *self.bases.values()):
             shard.close()
+        for copy in self.copies.values():
+            shutil.rmtree(copy.parent, ignore_errors=True)
 
     # rows
 
@@ -172,7 +180,7 @@ class _Run:
             record["tries"] = before["tries"] + 1
 
         def work() -> dict[str, Values]:
-            segments = self.worker.operator(node)(source.file, facts)
+            segments = self.worker.operator(node)(self._file(source), facts)
             if not segments:
                 raise Refused("nothing usable in it")
             return {row_key(source.key, number): {f.name: encode(f, v) for f, v in values.items() if v is not None}
@@ -189,11 +197,25 @@ class _Run:
 
     def _hash(self, source: Source) -> str:
         try:
-            sha256 = digest.of_file(source.file)
+            sha256 = digest.of_file(self._file(source))
         except OSError:
             return ""  # ingest fails on it too, and says why
         self.result.hashed[source.path] = (source.bytes, source.mtime_ns, sha256)
         return sha256
+
+    def _file(self, source: Source) -> Path:
+        """The source as a file of its own: what lies inside a tar is copied out for the time of the unit."""
+        if source.part is None:
+            return source.file
+        if source.path not in self.copies:
+            folder = temporary(self.unit.root)
+            folder.mkdir()
+            copy = folder / source.path.rpartition("/")[2]
+            with open(source.file, "rb") as tar:
+                copy.write_bytes(os.pread(tar.fileno(), source.part[1], source.part[0]))
+            self.copies[source.path] = copy
+            self.places[str(copy)] = source.path
+        return self.copies[source.path]
 
     # operators
 
@@ -202,12 +224,13 @@ class _Run:
         before_s = self.decode_s
 
         def open_clip(_: bytes) -> TimedClip:
-            file = self.files[row.key.rpartition("-")[0]]
+            file = self._file(self.sources[row.record["path"]])
             timeline = decode(TIMELINE, row.values[TIMELINE.name])
             clip = self.unit.open_clip(file, row.record, timeline, self.worker.clip_budget_bytes)
             return TimedClip(clip, self._decoded)
 
         sample[VIDEO] = Lazy(open_clip, b"")
+        sample[GIVEN] = dict(self.sources[row.record["path"]].given)
         for name, field in self.needed.items():
             if name in row.values:
                 sample[field] = _lazy(field, row.values[name])
@@ -225,7 +248,7 @@ class _Run:
     def _apply(self, step: Step, row: _Row, sample: Sample) -> tuple[LedgerRow, Values]:
         """The row's line in the operator's ledger, and its values: copied where nothing changed, else computed."""
         node, base = step.node, self.bases.get(step.node.column)
-        missing = [f.name for f in node.reads if f != VIDEO and f.name not in row.values]
+        missing = [f.name for f in node.reads if f.stored and f.name not in row.values]
         if missing:
             return LedgerRow(row.key, "quarantined", MISSING_INPUT, f"input {missing[0]} missing", tries=0), {}
         inputs = self._inputs(node, row)
@@ -243,8 +266,9 @@ class _Run:
 
     def _inputs(self, node: Node, row: _Row) -> str:
         """Digest of the bytes the operator would read; for frames their file's digest, in SOURCE, and TIMELINE."""
+        given = canonical_json(dict(self.sources[row.record["path"]].given))
         names = [name for f in node.reads for name in (_VIDEO_PARTS if f == VIDEO else (f.name,))]
-        return digest.short(*(row.values[name] for name in names))
+        return digest.short(*(given if name == GIVEN.name else row.values[name] for name in names))
 
     def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | Failure, float]:
         """Result or failure, and the CPU seconds it took, without decoding."""

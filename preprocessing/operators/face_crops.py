@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import Field as Setting
 
 from preprocessing.fields import FACE_BOX, FACE_VALID, TUBE_BOX, VIDEO, CropKind, Field, face_crop
 from preprocessing.frame_sequence import FrameSequence
-from preprocessing.operator import Operator, OperatorParams, Sample
+from preprocessing.operator import FamilyOperator, Operator, OperatorParams, Sample
 
 
 class FaceTube(Operator):
@@ -57,9 +58,14 @@ class CropParams(OperatorParams):
     size: int = Setting(ge=10, le=9999)
 
 
-class _Crops(Operator):
+class _Crops(FamilyOperator):
     Params = CropParams
     kind: CropKind
+
+    @classmethod
+    def of_field(cls, field: str) -> dict[str, Any] | None:
+        match = re.fullmatch(rf"face_{cls.kind}_(\d+)", field)
+        return {"size": int(match[1])} if match else None
 
     @property
     def writes(self) -> tuple[Field, ...]:

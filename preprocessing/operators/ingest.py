@@ -69,7 +69,7 @@ class Ingest:
         """The clips of one file, as (segment number, fields).
 
         Args:
-            source: what is known about the file beforehand (path, sha256, bytes, speaker, split, tags); goes into SOURCE.
+            source: what is known about the file beforehand (path, sha256, bytes, person, split, tags); goes into SOURCE.
 
         Raises:
             Refused: "reason: explanation" for a file that can be understood and is of no use.

@@ -29,7 +29,7 @@ class Row:
 
     def __init__(self, key: str, fields: Iterable[Field], rng: np.random.Generator) -> None:
         self.key = key
-        self.source: Mapping[str, Any] = {"file": key, "speaker": "anne", "split": "train"}
+        self.source: Mapping[str, Any] = {"file": key, "person": "anne", "split": "train"}
         self.values = {f.name: self.value(f, rng) for f in fields}
 
     @staticmethod

@@ -169,11 +169,11 @@ def names() -> list[str]:
     return [*TOYS, *known_names()]
 
 
-TOOLBOX = Toolbox(field, names, producer, ingest, ToyClip, 1, lambda name: "0" * 64)
+TOOLBOX = Toolbox(field, names, producer, ingest, ToyClip, 1, lambda name: (Path(name), "0" * 64))
 
 
 def write_sources(folder: Path, count: int = 10) -> None:
-    """`count` good files of 1 or 2 clips, two speakers; one file refused, one quarantined, one hidden."""
+    """`count` good files of 1 or 2 clips, two people; one file refused, one quarantined, one hidden."""
     for n in range(count):
         path = folder / f"speaker{n % 2}" / f"Clip {n}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def test_new_sources_append_shards(sources: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     make(root, sources)
     before = contents(root)
-    splits = {entry.speaker: entry.split for entry in open_dataset(root).manifest.sources}
+    splits = {entry.person: entry.split for entry in open_dataset(root).manifest.sources}
     (sources / "another").mkdir()
     (sources / "another" / "aaa.mp4").write_text("5 6 7")
     toy.calls.clear()
@@ -130,7 +130,7 @@ def test_new_sources_append_shards(sources: Path, tmp_path: Path) -> None:
     assert {key for _, key in toy.calls} <= {"clips/another/aaa.mp4", open_dataset(root).rows()[-1].key}
     after = contents(root)
     assert all(after[name] == data for name, data in before.items() if name.startswith("columns"))
-    now = {entry.speaker: entry.split for entry in open_dataset(root).manifest.sources}
+    now = {entry.person: entry.split for entry in open_dataset(root).manifest.sources}
     assert splits.items() <= now.items()
 
 

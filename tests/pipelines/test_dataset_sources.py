@@ -1,4 +1,4 @@
-"""Finding sources: names, keys, speakers, splits, source lists; and requests with their mistakes."""
+"""Finding sources: names, keys, people, splits, source lists; and requests with their mistakes."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_hidden_files_the_dataset_and_the_list_are_no_sources(clips: Path) -> No
     sources = {s.path: s for s in find_sources(clips / "set", request, [])}
     assert len(sources) == 6
     assert {s.path for s in sources.values() if not s.refusal} == {"clips/speaker0/Clip 0.mp4"}
-    assert sources["clips/speaker0/Clip 0.mp4"].speaker == "anna"
+    assert sources["clips/speaker0/Clip 0.mp4"].person == "anna"
     assert sources["clips/empty.mp4"].refusal == "not in the source list"
 
 
-def test_speakers_are_folders_or_else_files(tmp_path: Path, clips: Path) -> None:
+def test_people_are_folders_or_else_files(tmp_path: Path, clips: Path) -> None:
     sources = found(tmp_path, updated(None, sources=[str(clips)], fields=["x"]))
-    assert sources["clips/speaker1/Clip 1.mp4"].speaker == "clips/speaker1"
-    assert sources["clips/words.mp4"].speaker == "clips/words"
+    assert sources["clips/speaker1/Clip 1.mp4"].person == "clips/speaker1"
+    assert sources["clips/words.mp4"].person == "clips/words"
 
 
 def test_one_file_and_several_folders_of_one_name(tmp_path: Path, clips: Path) -> None:
@@ -65,23 +65,23 @@ def test_one_file_and_several_folders_of_one_name(tmp_path: Path, clips: Path) -
     assert list(found(tmp_path, updated(None, sources=[f"me={tmp_path / 'one.mp4'}"], fields=["x"]))) == ["me/one.mp4"]
 
 
-def entries(*speakers: str, split: str = "") -> list[Source]:
-    return [Source(f"r/{name}/{n}", Path(), 1, 0, name, split) for name in speakers for n in range(2)]
+def entries(*people: str, split: str = "") -> list[Source]:
+    return [Source(f"r/{name}/{n}", Path(), 1, 0, name, split) for name in people for n in range(2)]
 
 
-def test_splits_follow_speakers_and_stay() -> None:
+def test_splits_follow_people_and_stay() -> None:
     first = entries(*"abcdefghijklmnopqrst")
     splits = assign_splits(first, {s.path for s in first}, 0.1)
     assert sorted(splits.values()) == ["train"] * 18 + ["val"] * 2
-    again = [Source(s.path, s.file, 1, 0, s.speaker, splits[s.speaker]) for s in first] + entries("new")
-    assert assign_splits(again, {s.path for s in again}, 0.1) == splits | {"new": "val"}  # 21 speakers: 3 of them
+    again = [Source(s.path, s.file, 1, 0, s.person, splits[s.person]) for s in first] + entries("new")
+    assert assign_splits(again, {s.path for s in again}, 0.1) == splits | {"new": "val"}  # 21 people: 3 of them
     assert assign_splits(again, {s.path for s in again}, 0.05).items() >= splits.items()
     assert set(assign_splits(entries("alone"), {"r/alone/0"}, 0.5).values()) == {"train"}
     assert sorted(assign_splits(entries("a", "b", "broken"), {"r/a/0", "r/b/0"}, 0.1).values()) == ["train", "val"]
     assert set(assign_splits(first, {s.path for s in first}, 0).values()) == {"train"}
 
 
-def test_the_list_rules_speakers_splits_and_tags(tmp_path: Path, clips: Path) -> None:
+def test_the_list_rules_people_splits_and_tags(tmp_path: Path, clips: Path) -> None:
     table = tmp_path / "list.tsv"
     table.write_text(
         "path\tspeaker\tsplit\tlanguage\nspeaker0/Clip 0.mp4\tanna\ttest\tfr\n"
@@ -93,7 +93,7 @@ def test_the_list_rules_speakers_splits_and_tags(tmp_path: Path, clips: Path) ->
     by_path = {entry.path: entry for entry in data.manifest.sources}
     assert by_path["clips/not/there.mp4"].reason.startswith("in the source list, but no such file")
     assert by_path["clips/speaker1/Clip 3.mp4"].reason == "not in the source list"
-    assert {(row.source["speaker"], row.source["split"]) for row in data.rows()} == {("anna", "test"), ("ben", "train")}
+    assert {(row.source["person"], row.source["split"]) for row in data.rows()} == {("anna", "test"), ("ben", "train")}
     assert data.rows()[0].source["tags"] == {"language": "fr"}
     tars = {f: f.read_bytes() for f in (tmp_path / "set" / "columns").rglob("*.tar")}
 
@@ -101,7 +101,7 @@ def test_the_list_rules_speakers_splits_and_tags(tmp_path: Path, clips: Path) ->
     toy.calls.clear()
     report = build(tmp_path / "set", request, TOOLBOX)  # another split: only the manifest changes; a file left out: its rows go
     data = open_dataset(tmp_path / "set")
-    assert {(row.source["speaker"], row.source["split"]) for row in data.rows()} == {("anna", "val"), ("ben", "train")}
+    assert {(row.source["person"], row.source["split"]) for row in data.rows()} == {("anna", "val"), ("ben", "train")}
     assert report.rows == 2
     assert toy.calls == []
     assert all(f.read_bytes() == data_bytes for f, data_bytes in tars.items())
@@ -118,7 +118,7 @@ def test_the_list_rules_speakers_splits_and_tags(tmp_path: Path, clips: Path) ->
         ("path\nnowhere.mp4\n", "none of its 1 paths is a file below the sources; the first is nowhere.mp4"),
         (
             "path\tspeaker\tsplit\nspeaker0/Clip 0.mp4\ta\ttrain\nspeaker0/Clip 2.mp4\ta\tval\n",
-            "speaker a is in split train and in val",
+            "person a is in split train and in val",
         ),
     ],
 )

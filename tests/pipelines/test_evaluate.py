@@ -140,7 +140,9 @@ class Talkers(Operator):
         return {FACE: frames, MEL80: mel, FACE_VALID: ones, VOICED: ones}
 
 
-TOOLBOX = Toolbox(by_name, known_names, lambda field, settings: Talkers(), lambda settings: Lines(), None, 1, str)
+TOOLBOX = Toolbox(
+    by_name, known_names, lambda field, settings: Talkers(), lambda settings: Lines(), None, 1, lambda name: (Path(name), name)
+)
 
 
 @pytest.fixture(scope="module")

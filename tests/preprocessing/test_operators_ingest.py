@@ -19,7 +19,7 @@ from preprocessing.operator import Refused
 
 
 def rows_of(path: Path, **settings):
-    known = {"path": path.name, "sha256": "0" * 64, "bytes": path.stat().st_size, "speaker": "a", "split": "train", "tags": {}}
+    known = {"path": path.name, "sha256": "0" * 64, "bytes": path.stat().st_size, "person": "a", "split": "train", "tags": {}}
     return catalogue.ingest({"ingest": settings})(path, known)
 
 
@@ -28,7 +28,7 @@ def test_a_row_holds_its_frames_sound_and_source(tmp_path):
     ((segment, row),) = rows_of(path)
     assert segment == 0
     source = row[SOURCE]
-    assert source["speaker"] == "a"
+    assert source["person"] == "a"
     assert {k: source[k] for k in ("segment", "start", "n_frames", "fps", "rate_hz", "width", "height")} == {
         "segment": 0, "start": "0/1", "n_frames": 25, "fps": "25/1", "rate_hz": 16000, "width": 64, "height": 64,
     }  # fmt: skip

@@ -23,10 +23,10 @@ class MemoryDataset:
 
     root = "talks"
 
-    def __init__(self, n: int = 12, speakers: int = 4, fields=("mel80", "voiced")) -> None:
+    def __init__(self, n: int = 12, people: int = 4, fields=("mel80", "voiced")) -> None:
         self.fields = dict.fromkeys(fields)
         self._rows = [
-            Row(f"clip{i:02d}", 0, i, {"split": "val" if i >= n - 2 else "train", "speaker": f"s{i % speakers}"}) for i in range(n)
+            Row(f"clip{i:02d}", 0, i, {"split": "val" if i >= n - 2 else "train", "person": f"s{i % people}"}) for i in range(n)
         ]
 
     def rows(self):
@@ -104,9 +104,9 @@ def test_rows_without_a_wanted_value_are_left_out():
     assert seen == set(range(10)) - {1}
 
 
-def test_several_of_one_speaker_are_different_rows():
+def test_several_of_one_person_are_different_rows():
     class Pairs(Numbers):
-        sources = {"clips": Source(fields=(MEL80,), take=2, group_by="speaker")}
+        sources = {"clips": Source(fields=(MEL80,), take=2, group_by="person")}
 
     for step in batches(Pairs()):
         for first, second in step[0][0]:
@@ -123,7 +123,7 @@ def test_several_of_all_rows_are_different_rows():
 
 def test_a_batch_is_of_one_bucket():
     class Buckets(Numbers):
-        sources = {"clips": Source(fields=(MEL80,), bucket_by="speaker")}
+        sources = {"clips": Source(fields=(MEL80,), bucket_by="person")}
 
     for step in batches(Buckets()):
         assert len({row % 4 for (row,) in step[0][0]}) == 1

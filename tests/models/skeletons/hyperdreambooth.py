@@ -97,7 +97,7 @@ class Targets(Denoising):
     vector: Vector
 
     name, per = "targets", "subject"
-    sources = {"faces": Source((PHOTO,), group_by="speaker")}
+    sources = {"faces": Source((PHOTO,), group_by="person")}
     roles = {"subject": ("vector",)}
 
     class Config(Stage.Config):
@@ -149,7 +149,7 @@ class Personal(Denoising):
     lora: Lora
 
     name, per = "personal", "subject"
-    sources = {"faces": Source((PHOTO,), group_by="speaker")}
+    sources = {"faces": Source((PHOTO,), group_by="person")}
     roles = {"subject": ("lora",)}
     upstream = Denoising.upstream | {"hypernetwork": Upstream("hypernetwork", "frozen")}
 

@@ -29,8 +29,8 @@ class Swap(Stage):
 
     name = "swap"
     sources = {
-        "faces": Source((PHOTO,), take=2, group_by="speaker"),
-        "fresh": Source((PHOTO,), take=2, group_by="speaker"),  # the discriminator's own batch of the same step
+        "faces": Source((PHOTO,), take=2, group_by="person"),
+        "fresh": Source((PHOTO,), take=2, group_by="person"),  # the discriminator's own batch of the same step
     }
     roles = {"generator": ("generator",), "discriminator": ("heads",)}
 
