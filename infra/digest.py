@@ -36,6 +36,17 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def of_part(path: Path, offset: int, size: int) -> str:
+    """sha256 (64 hex digits) of `size` bytes of a file from `offset` on."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while size > 0 and (data := file.read(min(size, 1 << 20))):
+            state.update(data)
+            size -= len(data)
+    return state.hexdigest()
+
+
 def short(*parts: bytes) -> str:
     """16 hex digits over byte strings, for telling apart the rows of one shard: collisions there cost a wrong cache hit
     with probability 2^-64 per comparison."""

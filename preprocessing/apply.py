@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infra.errors import LikenessError
 from preprocessing import catalogue
@@ -18,6 +17,7 @@ from preprocessing.catalogue import Settings
 from preprocessing.clip import InMemory, open_clip
 from preprocessing.fields import AUDIO, SOURCE, TIMELINE, VIDEO, Field
 from preprocessing.media.audio import SAMPLE_RATE_HZ, read_audio, read_audio_file
+from preprocessing.media.photo import read_photo
 from preprocessing.media.probe import MediaInfo, MediaProblem, open_media, pick_audio, probe
 from preprocessing.media.timeline import timeline
 from preprocessing.operator import Operator, Sample
@@ -127,7 +127,7 @@ def open_file(
     most_frames: Callable[[Fraction], int | None] = lambda fps: None,
 ) -> dict[Field, Any]:
     """SOURCE, TIMELINE, VIDEO and, where there is sound, AUDIO of a whole video or photo; see `run_in_memory`."""
-    given = {**settings.get(Ingest.name, {}), "max_clip_s": WHOLE_FILE_S, "min_frames": 1, "require_audio": False}
+    given = {**settings.get(Ingest.name, {}), "max_clip_s": WHOLE_FILE_S, "min_frames": 1, "sound": "ignored", "photos": True}
     ingest = catalogue.ingest({Ingest.name: given})
     source = {"path": Path(path).name}
     try:
@@ -135,10 +135,9 @@ def open_file(
     except MediaProblem as problem:
         if problem.reason != "still-image":
             raise
-        picture = read_photo(path)
-        height, width = picture.shape[:2]
-        record = {**source, "n_frames": 1, "fps": f"{ingest.params.fps}/1", "width": width, "height": height}
-        return {SOURCE: record, TIMELINE: np.zeros(1, np.int64), VIDEO: InMemory(picture[None], ingest.params.fps)}
+        picture, facts = read_photo(path)
+        ((_, values),) = ingest.photo(picture.shape, facts, source)
+        return {**values, VIDEO: InMemory(picture[None], ingest.params.fps)}
     ((_, values),) = ingest.rows(info, None, source)
     rate = _mp4_rate(info) if native_fps else Fraction(ingest.params.fps)
     values[TIMELINE] = timeline(info.pts_ticks, info.time_base, rate)[: most_frames(rate)]
@@ -154,25 +153,6 @@ def open_file(
             length = int(len(values[TIMELINE]) * ingest.params.rate_hz / rate)
             values[AUDIO] = np.pad(sound[:length], (0, max(0, length - len(sound))))
     return values
-
-
-def read_photo(path: str | os.PathLike) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright by EXIF orientation, transparency dropped.
-
-    Raises:
-        LikenessError: not a picture, or a damaged one.
-    """
-    name = Path(path).name
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # Pillow would cut off what is above 255 instead of scaling it
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise LikenessError(f"{name} is not a picture that can be read", allowed="JPEG, PNG, WebP, TIFF, BMP") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise LikenessError(f"{name} is damaged: {error}", fix="copy the file again") from error
 
 
 def _mp4_rate(info: MediaInfo) -> Fraction:

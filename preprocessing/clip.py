@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.media.decode import open_video
+from preprocessing.media.photo import read_photo
 from preprocessing.media.probe import MediaInfo, MediaProblem, probe
 
 # Raise when the same file gives other frames; columns made from frames are then rebuilt.
@@ -100,7 +101,7 @@ def open_clip(
     timeline: np.ndarray,
     budget_bytes: int = BUDGET_BYTES,
     info: MediaInfo | None = None,
-) -> Clip:
+) -> Clip | InMemory:
     """The frames of a row.
 
     Args:
@@ -110,4 +111,6 @@ def open_clip(
         budget_bytes: memory for decoded frames; 10 s of 1080p take 1.5 GiB.
         info: what `probe(path)` said, to save probing again.
     """
+    if source.get("kind") == "photo":
+        return InMemory(read_photo(path)[0][None], float(Fraction(str(source["fps"]))))
     return Clip(path, info or probe(path), timeline, Fraction(str(source["fps"])), budget_bytes)

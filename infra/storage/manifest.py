@@ -19,7 +19,7 @@ from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
 from infra.storage.columns import stem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Part(BaseModel):
@@ -35,6 +35,7 @@ class SourceEntry(_Part):
     person: str = ""
     split: str = ""
     tags: dict[str, str] = {}
+    caption: str = ""
     status: Literal["ingested", "refused", "quarantined"]
     reason: str = ""
     keys: tuple[str, ...] = ()

@@ -40,6 +40,7 @@ from pipelines.dataset.runners import run_ray, run_serial
 from pipelines.dataset.sources import Source, assign_splits, find_sources
 from pipelines.dataset.unit import Cost, Unit, UnitResult
 from preprocessing.codecs import EXTENSION
+from preprocessing.fields import VIDEO
 
 Runner = Literal["serial", "ray"]
 Progress = Callable[[float, float, str], None]
@@ -93,7 +94,26 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     if not any(not source.refusal for source in sources):
         places = ", ".join(request.roots.values())
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")
-    return make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
+    plan = make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
+    _check_roots(plan, request)
+    return plan
+
+
+def _check_roots(plan: Plan, request: Request) -> None:
+    """A root that is gone is no obstacle while nothing has to be read from it.
+
+    Raises:
+        LikenessError: something has.
+    """
+    gone = {label: place for label, place in request.roots.items() if not Path(place).exists()}
+    for shard, sources in enumerate(plan.shards if gone else []):
+        labels = gone.keys() & {source.path.partition("/")[0] for source in sources if not source.refusal}
+        reads = [node for node in plan.graph.nodes if node is plan.graph.nodes[0] or VIDEO in node.reads]
+        for node in reads if labels else []:
+            if plan.tasks[node.column, shard].entry is None:
+                label = min(labels)
+                raise LikenessError(f"source {label}: {gone[label]} is gone, and {node.name} reads its files",
+                                    fix=f"if it was moved, pass --source {label}=NEW_PLACE")
 
 
 def build(
@@ -217,7 +237,7 @@ def _manifest(plan: Plan, results: Mapping[int, UnitResult], val_fraction: float
 def _source_entry(source: Source, splits: Mapping[str, str], record: Mapping[str, Any]) -> SourceEntry:
     return SourceEntry(
         path=source.path, bytes=record.get("bytes", max(source.bytes, 0)), sha256=record.get("sha256", ""),
-        person=source.person, split=splits.get(source.person, ""), tags=dict(source.tags),
+        person=source.person, split=splits.get(source.person, ""), tags=dict(source.tags), caption=source.caption,
         status=record["status"], reason=record["reason"], keys=tuple(record.get("keys", ())),
     )  # fmt: skip
 

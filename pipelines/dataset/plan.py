@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra import digest
 from infra.storage.atomic import write_whole
 from infra.storage.ledger import Commit, read_commit
 from infra.storage.manifest import Column, ColumnShard, Manifest, column_files
@@ -92,7 +91,7 @@ class Hashes:
         size, mtime, sha256 = self.known.get(source.path, (-1, 0, ""))
         if (size, mtime) != (source.bytes, source.mtime_ns):
             try:
-                sha256 = digest.of_file(source.file)
+                sha256 = source.sha256()
             except OSError:
                 return ""
             self.known[source.path] = [source.bytes, source.mtime_ns, sha256]

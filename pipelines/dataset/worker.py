@@ -197,7 +197,7 @@ class _Run:
 
     def _hash(self, source: Source) -> str:
         try:
-            sha256 = digest.of_file(self._file(source))
+            sha256 = source.sha256()
         except OSError:
             return ""  # ingest fails on it too, and says why
         self.result.hashed[source.path] = (source.bytes, source.mtime_ns, sha256)
@@ -230,7 +230,7 @@ class _Run:
             return TimedClip(clip, self._decoded)
 
         sample[VIDEO] = Lazy(open_clip, b"")
-        sample[GIVEN] = dict(self.sources[row.record["path"]].given)
+        sample[GIVEN] = self.sources[row.record["path"]].given
         for name, field in self.needed.items():
             if name in row.values:
                 sample[field] = _lazy(field, row.values[name])
@@ -266,7 +266,7 @@ class _Run:
 
     def _inputs(self, node: Node, row: _Row) -> str:
         """Digest of the bytes the operator would read; for frames their file's digest, in SOURCE, and TIMELINE."""
-        given = canonical_json(dict(self.sources[row.record["path"]].given))
+        given = canonical_json(self.sources[row.record["path"]].given)
         names = [name for f in node.reads for name in (_VIDEO_PARTS if f == VIDEO else (f.name,))]
         return digest.short(*(given if name == GIVEN.name else row.values[name] for name in names))
 

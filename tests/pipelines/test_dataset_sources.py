@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import dataset_toy as toy
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dataset_toy import TOOLBOX
 
@@ -132,7 +138,7 @@ def test_mistakes_in_the_list_are_named(tmp_path: Path, clips: Path, text: str, 
 def test_wrong_sources_are_named(tmp_path: Path, clips: Path) -> None:
     with pytest.raises(LikenessError, match="no such folder or file"):
         updated(None, sources=[str(tmp_path / "none")])
-    with pytest.raises(LikenessError, match="has no sources; name a folder of clips: --source"):
+    with pytest.raises(LikenessError, match="has no sources; name a folder of clips or photos: --source"):
         found(tmp_path, updated(None, fields=["x"]))
     with pytest.raises(LikenessError, match="lies below --source"):
         found(tmp_path, updated(None, sources=[str(clips), str(clips / "speaker0")], fields=["x"]))
@@ -174,3 +180,64 @@ def test_recipes_are_known_and_checked(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "own.yaml"))
     (tmp_path / "own.yaml").write_text("fields: [mel80]\noperators: {ingest: {max_clip_s: 4}}\n")
     assert updated(None, recipe=str(tmp_path / "own.yaml")).operators == {"ingest": {"max_clip_s": 4}}
+
+
+def test_sidecars_speak_about_the_file_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        (folder / name).write_text("1")
+    (folder / "a.txt").write_text("  a woman laughs\n")
+    (folder / "a.json").write_text('{"licence": "CC-BY-4.0", "faces": 2, "caption": "not this one"}')
+    (folder / "b.png.txt").write_text("a man")
+    (folder / "c.json").write_text("[1, 2]")
+    (folder / "notes.txt").write_text("nobody's sidecar")
+    sources = found(tmp_path, updated(None, sources=[str(folder)], fields=["x"]))
+    assert set(sources) == {"photos/a.jpg", "photos/b.png", "photos/c.jpg", "photos/notes.txt"}
+    assert sources["photos/a.jpg"].given == {"caption": "a woman laughs", "tags": {"licence": "CC-BY-4.0", "faces": "2"}}
+    assert sources["photos/b.png"].given == {"caption": "a man"}
+    assert sources["photos/c.jpg"].tags == {"sidecar_error": ".json: not a JSON object"}
+
+
+def test_lists_may_be_csv_or_parquet_and_carry_captions(tmp_path: Path, clips: Path) -> None:
+    rows = [{"path": "speaker0/Clip 0.mp4", "person": "anna", "caption": "anna, smiling", "consent": "yes"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    (tmp_path / "list.csv").write_text('path,person,caption,consent\nspeaker0/Clip 0.mp4,anna,"anna, smiling",yes\n')
+    for name in ("list.parquet", "list.csv"):
+        sources = found(tmp_path, updated(None, sources=[str(clips)], source_list=str(tmp_path / name), fields=["x"]))
+        source = sources["clips/speaker0/Clip 0.mp4"]
+        assert (source.person, source.caption, source.tags) == ("anna", "anna, smiling", {"consent": "yes"})
+
+
+def webdataset(path: Path, members: dict[str, str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
+
+
+def test_the_samples_of_a_webdataset_are_sources(tmp_path: Path) -> None:
+    folder = tmp_path / "wds"
+    webdataset(folder / "00.tar", {"k1.mp4": "1 2 3\n4 5", "k1.txt": "first", "k1.json": '{"licence": "MIT"}', "d/k2.mp4": "7 8 9"})
+    webdataset(folder / "01.tar", {"k3.txt": "no clip to speak about"})
+    (folder / "02.tar").write_bytes((folder / "00.tar").read_bytes()[:1300])
+    request = updated(None, sources=[str(folder)], fields=["summed"])
+    sources = found(tmp_path, request)
+    assert set(sources) == {
+        "wds/00.tar/k1.mp4", "wds/00.tar/d/k2.mp4", "wds/01.tar/k3.txt", "wds/02.tar", "wds/02.tar/k1.mp4",
+    }  # fmt: skip
+    assert sources["wds/00.tar/k1.mp4"].given == {"caption": "first", "tags": {"licence": "MIT"}}
+    build(tmp_path / "set", request, TOOLBOX)
+    data = open_dataset(tmp_path / "set")
+    by_path = {entry.path: entry for entry in data.manifest.sources}
+    assert by_path["wds/00.tar/k1.mp4"].sha256 == hashlib.sha256(b"1 2 3\n4 5").hexdigest()
+    keys = [key for entry in by_path.values() for key in entry.keys if entry.path.startswith("wds/00")]
+    assert [json.loads(data.read(key, "summed"))["frames"] for key in keys] == [72, 18, 27]  # 7 8 9; 1 2 3; 4 5
+    before = {f: f.read_bytes() for f in (tmp_path / "set").rglob("*.tar")}
+    webdataset(folder / "03.tar", {"k4.mp4": "1 1 1"})
+    report = build(tmp_path / "set", request, TOOLBOX)
+    assert report.units == 1
+    assert {f: f.read_bytes() for f in before} == before
+    assert not list((tmp_path / "set").glob("tmp/*"))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from astronaut_clips import burst_audio, swaying, write_clip
+from PIL import Image
 
 from infra.errors import LikenessError
 from preprocessing import catalogue
@@ -74,9 +75,9 @@ def test_no_sound_is_refused_unless_told_otherwise(tmp_path):
     path = write_clip(tmp_path / "a.mp4", 25)
     with pytest.raises(Refused, match=r"^no-audio-stream: a.mp4 has no sound"):
         rows_of(path)
-    ((_, row),) = rows_of(path, require_audio=False)
+    ((_, row),) = rows_of(path, sound="ignored")
     assert AUDIO not in row
-    assert AUDIO not in catalogue.ingest({"ingest": {"require_audio": False}}).writes
+    assert AUDIO not in catalogue.ingest({"ingest": {"sound": "ignored"}}).writes
 
 
 def test_content_counts_not_the_name(tmp_path):
@@ -165,3 +166,41 @@ def test_a_clip_of_damaged_frames_raises(row, monkeypatch):
     assert np.flatnonzero(clip.damaged).tolist() == [0, 1, 2]
     with pytest.raises(MediaProblem, match="3 of 12 frames of a.mp4 are damaged"):
         list(Clip(row[0], probe(row[0]), np.arange(12), 25))
+
+
+def test_a_photo_is_a_row_of_one_upright_frame(tmp_path):
+    path = tmp_path / "a.jpg"
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, 30:] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    Image.fromarray(picture).save(path, exif=exif)
+    with pytest.raises(Refused, match="still-image"):
+        rows_of(path)
+    ((segment, row),) = rows_of(path, photos=True)
+    source = row[SOURCE]
+    assert (segment, source["kind"], source["width"], source["height"], source["n_frames"]) == (0, "photo", 40, 60, 1)
+    assert row[AUDIO] is None
+    (frame,) = open_clip(path, source, row[TIMELINE])
+    assert frame.shape == (60, 40, 3)
+    assert frame[:20].mean() < 30 < frame[-20:].mean()
+    with pytest.raises(Refused, match="too-small: 40 x 60"):
+        rows_of(path, photos=True, min_side_px=50)
+
+
+def test_a_cut_off_photo_is_damaged(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(MediaProblem) as caught:
+        rows_of(path, photos=True)
+    assert caught.value.reason in ("damaged", "cannot-open")
+
+
+def test_kept_sound_may_be_missing(tmp_path):
+    write_video(tmp_path / "silent.mp4", swaying(12), 25)
+    loud = write_clip(tmp_path / "loud.mp4", 12, burst_audio(12, range(12)))
+    ((_, row),) = rows_of(tmp_path / "silent.mp4", sound="kept")
+    assert row[AUDIO] is None
+    ((_, row),) = rows_of(loud, sound="kept")
+    assert len(row[AUDIO]) == 640 * len(row[TIMELINE])
