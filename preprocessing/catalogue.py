@@ -21,13 +21,15 @@ from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.ingest import Ingest
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.measures import Measures
-from preprocessing.operators.sound import Mel80, VoiceActivity
+from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
+from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
+    PictureMeasures, SoundMeasures, PerceptualHash,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256"}

@@ -1,4 +1,4 @@
-"""What is said when: the mel spectrogram that lip-sync networks hear, and which frames hold speech."""
+"""What is heard when: the mel spectrogram that lip-sync networks hear, which frames hold speech, and plain numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from pydantic import Field as Setting
 
 from preprocessing.audio_features import mel80
-from preprocessing.fields import AUDIO, MEL80, SOURCE, VOICED, Field
+from preprocessing.fields import AUDIO, MEL80, SOUND_MEASURES, SOURCE, VOICED, Field
 from preprocessing.operator import Operator, OperatorParams, Sample
 
 SILENCE_DBFS = -120.0
+DIGITS = 6
 
 
 class Mel80(Operator):
@@ -69,6 +70,35 @@ class VoiceActivity(Operator):
         threshold = max(params.floor, min(max(quiet + params.above_quiet, loud - 30), loud - 10))
         voiced = levels > threshold if loud - quiet >= params.min_range else np.zeros(len(levels), bool)
         return {VOICED: bridged(voiced, params.bridge)}
+
+
+class SoundMeasures(Operator):
+    """Numbers of a clip's sound; rows without sound have none.
+
+    - voiced_share: share of frames in which somebody speaks.
+    - loudness_dbfs: RMS of the whole clip, -120 for digital silence.
+    """
+
+    name = "sound_measures"
+    version = 1
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (AUDIO, VOICED)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (SOUND_MEASURES,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        numbers = {"voiced_share": sample[VOICED].mean(), "loudness_dbfs": loudness(sample[AUDIO])}
+        return {SOUND_MEASURES: {name: round(float(number), DIGITS) for name, number in numbers.items()}}
+
+
+def loudness(audio: np.ndarray) -> float:
+    """RMS in dBFS of int16 samples, at least -120."""
+    power = float((audio.astype(np.float64) ** 2).mean()) / 32768**2
+    return 10 * np.log10(max(power, 10 ** (SILENCE_DBFS / 10)))
 
 
 def frame_levels(audio: np.ndarray, n_frames: int) -> np.ndarray:
