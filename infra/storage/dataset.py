@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from infra import digest as digests
 from infra.errors import LikenessError
 from infra.storage.columns import parse_index
 from infra.storage.ledger import read_ledger
 from infra.storage.manifest import FieldInfo, Manifest, head_digest, read_manifest
+from infra.storage.selection import Selection, current, read_selection
+from infra.storage.tombstones import TAKEN_DOWN, Tombstones
 
 MAX_OPEN_FILES = 256
 
@@ -47,26 +51,47 @@ class Dataset:
         root: its folder.
         digest: of the manifest.
         manifest: everything the dataset consists of.
+        tombstones: what was taken down when it was opened; no such row is given out.
+        selection: what was opened of it, None for all rows.
     """
 
-    def __init__(self, root: Path, digest: str, manifest: Manifest) -> None:
+    def __init__(
+        self, root: Path, digest: str, manifest: Manifest, tombstones: Tombstones | None = None, selection: Selection | None = None
+    ) -> None:
         self.root, self.digest, self.manifest = root, digest, manifest
-        self._rows: list[Row] | None = None
+        self.tombstones = tombstones or Tombstones()
+        self._rows: list[Row] | None = None  # of the manifest, hidden or not: a row's place counts them all
+        self._standing: list[Row] = []  # without those taken down
+        self._hidden: dict[str, str] = {}  # row key -> why it is not given out
         self._by_key: dict[str, Row] = {}
         # (field, shard) -> offset and size per row of the shard, int64 (2, rows); size -1 where there is no value
         self._places: dict[tuple[str, int], np.ndarray] = {}
         self._files: OrderedDict[Path, int] = OrderedDict()
         self._process = os.getpid()
+        self.selection = current(self, selection) if selection else None
+        if self.selection:
+            lost = (*self.selection.dropped, *self.selection.missing)
+            self._hidden |= {line.key: f"not in selection {self.selection.name}" for line in lost}
 
     def __reduce__(self) -> tuple:
-        return (open_dataset, (self.root, self.digest))
+        return (open_dataset, (self.root, self.digest, self.selection.name if self.selection else None))
 
     def __len__(self) -> int:
-        return sum(shard.rows for shard in self.manifest.shards)
+        return len(self.rows())
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
         return self.manifest.fields
+
+    @property
+    def view(self) -> dict[str, str]:
+        """What tells these rows from all rows of the manifest: the selection's name and rules, and the digest of the keys.
+
+        Empty where nothing is hidden. With the manifest's digest it names the rows exactly.
+        """
+        rows = self.rows()
+        named = {"selection": self.selection.name, "rules": self.selection.rules_sha256} if self.selection else {}
+        return named | {"rows": digests.of_json([row.key for row in rows])} if self._hidden or named else {}
 
     def field(self, name: str) -> FieldInfo:
         """Raises:
@@ -82,38 +107,65 @@ class Dataset:
         return self.fields[name]
 
     def rows(self) -> list[Row]:
-        """All rows, shard after shard, in the order of the tars. Read once, from ingest's ledgers."""
-        if self._rows is None:
-            column = self.manifest.columns[self.manifest.ingest]
-            about = {s.path: {"person": s.person, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
-            rows = []
-            for shard in range(len(self.manifest.shards)):
-                path = column.files(self.root, shard)[2]
-                try:
-                    ledger = read_ledger(path)
-                except Exception as error:
-                    raise _damaged(path, self.root, f"can't be read: {error}") from error
-                for place, line in enumerate(ledger):
-                    record = json.loads(line.source)
-                    rows.append(Row(line.key, shard, place, record | about.get(record.get("path"), {})))
-            self._rows, self._by_key = rows, {row.key: row for row in rows}
-        return self._rows
+        """All rows, shard after shard, in the order of the tars; without those taken down or not selected."""
+        standing = self.standing_rows()
+        return [row for row in standing if row.key not in self._hidden] if self._hidden else standing
+
+    def standing_rows(self) -> list[Row]:
+        """All rows that are not taken down, selected or not. Read once, from ingest's ledgers."""
+        self._read_rows()
+        return self._standing
+
+    def _read_rows(self) -> list[Row]:
+        """Every row of the manifest."""
+        if self._rows is not None:
+            return self._rows
+        column = self.manifest.columns[self.manifest.ingest]
+        about = {s.path: {"person": s.person, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
+        down = {s.path: self.tombstones.covers_source(s.path, s.person, s.sha256) for s in self.manifest.sources}
+        rows = []
+        for shard in range(len(self.manifest.shards)):
+            path = column.files(self.root, shard)[2]
+            try:
+                ledger = read_ledger(path)
+            except Exception as error:
+                raise _damaged(path, self.root, f"can't be read: {error}") from error
+            for place, line in enumerate(ledger):
+                record = json.loads(line.source)
+                source = record.get("path")
+                rows.append(Row(line.key, shard, place, record | about.get(source, {})))
+                if self.tombstones and (
+                    down.get(source) or self.tombstones.covers_row(line.key, record.get("sha256", ""), record.get("segment"))
+                ):
+                    self._hidden[line.key] = TAKEN_DOWN
+        self._rows, self._by_key = rows, {row.key: row for row in rows}
+        self._standing = [row for row in rows if self._hidden.get(row.key) != TAKEN_DOWN]
+        return rows
+
+    @property
+    def taken_down(self) -> int:
+        """Rows of the manifest that are taken down."""
+        return len(self._read_rows()) - len(self._standing)
 
     def row(self, key: str) -> Row:
         """Raises:
-        LikenessError: no row has this key.
+        LikenessError: no row has this key, or it is taken down or not selected.
         """
-        self.rows()
+        self._read_rows()
+        if key in self._hidden:
+            raise LikenessError(f"row {key} of dataset {self.root} is {self._hidden[key]}")
         if key not in self._by_key:
-            near = [known for known in self._by_key if key in known][:3] or get_close_matches(key, self._by_key, n=3)
+            there = [known for known in self._by_key if known not in self._hidden]
+            near = [known for known in there if key in known][:3] or get_close_matches(key, there, n=3)
             fix = f"nearest: {', '.join(near)}" if near else f"list them with: likeness data show {self.root} --rows"
             raise LikenessError(f"dataset {self.root} has no row {key!r}", fix=fix)
         return self._by_key[key]
 
     def has(self, row: Row | str, field: str) -> bool:
-        """Whether the value was written; False where it was quarantined or the source has none (no sound)."""
+        """Whether the value was written; False where it was quarantined, the source has none (no sound), or it is taken down."""
         row = self.row(row) if isinstance(row, str) else row
-        return bool(self._members(field, row.shard)[1, row.place] >= 0)
+        places = self._members(field, row.shard)
+        return bool(places[1, row.place] >= 0) and self._hidden.get(row.key) != TAKEN_DOWN
 
     def open_member(self, row: Row | str, field: str) -> tuple[Path, int, int]:
         """Where the value lies: file, offset and size in bytes, for readers that want a part of it.
@@ -123,6 +175,8 @@ class Dataset:
         """
         row = self.row(row) if isinstance(row, str) else row
         offset, size = (int(n) for n in self._members(field, row.shard)[:, row.place])
+        if self._hidden.get(row.key) == TAKEN_DOWN:
+            raise LikenessError(f"row {row.key} of dataset {self.root} is {TAKEN_DOWN}")
         if size < 0:
             raise LikenessError(
                 f"row {row.key} has no {field}: it was quarantined, or its source has none",
@@ -180,14 +234,18 @@ class Dataset:
 
     def _shard_rows(self, shard: int) -> list[Row]:
         start = sum(entry.rows for entry in self.manifest.shards[:shard])
-        return self.rows()[start : start + self.manifest.shards[shard].rows]
+        return self._read_rows()[start : start + self.manifest.shards[shard].rows]
 
 
-def open_dataset(path: str | Path, digest: str | None = None) -> Dataset:
+def open_dataset(path: str | Path, digest: str | None = None, selection: str | None = None) -> Dataset:
     """The dataset in folder `path` as its HEAD says, or as manifest `digest` (64 hex digits) does.
 
+    Args:
+        selection: name of one; only the rows it keeps are given out. Its rules are applied anew where the stored outcome is
+            of another manifest.
+
     Raises:
-        LikenessError: there is no finished dataset, or its manifest is damaged.
+        LikenessError: there is no finished dataset, no such selection, or its manifest is damaged.
     """
     root = Path(path)
     digest = digest or head_digest(root)
@@ -196,7 +254,17 @@ def open_dataset(path: str | Path, digest: str | None = None) -> Dataset:
             raise LikenessError(f"{root} has no finished build", fix=f"finish it with: likeness data build {root}")
         what = "is not a dataset" if root.exists() else "does not exist"
         raise LikenessError(f"{root} {what}", fix=f"build one with: likeness data build {root} --source FOLDER")
-    return Dataset(root.absolute(), digest, read_manifest(root, digest))
+    root = root.absolute()
+    chosen = read_selection(root, selection) if selection else None
+    return Dataset(root, digest, read_manifest(root, digest), Tombstones.load(root), chosen)
+
+
+def split_reference(text: str) -> tuple[str, str | None]:
+    """`DATASET` or `DATASET:SELECTION` -> folder, selection's name or None."""
+    folder, colon, name = text.rpartition(":")
+    if colon and folder and re.fullmatch(r"[\w-]+", name) and not Path(text).exists():
+        return folder, name
+    return text, None
 
 
 def _damaged(path: Path, root: Path, what: str) -> LikenessError:
