@@ -73,6 +73,30 @@ def deep3d_alignment(
         raise LikenessError(f"a picture of shape {image.shape} and type {image.dtype}", allowed="(H, W, 3) uint8")
     height, width = image.shape[:2]
     up = _flip(_points(points, 5), height)
+    shift, scale, (new_width, new_height), (left, top) = _placement(up, width, height, size, face_scale)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    crop = np.asarray(resized.crop((left, top, left + size, top + size)))
+    centred = (up - shift + (width / 2, height / 2)) * scale
+    aligned = centred - (new_width / 2 - size / 2, new_height / 2 - size / 2)
+    return Deep3DAlignment(crop, aligned, np.array([width, height, scale, *shift], dtype=np.float64))
+
+
+def deep3d_matrix(
+    points: ArrayLike, height: int, width: int, size: int = CROP_SIZE, face_scale: float = FACE_SCALE
+) -> NDArray[np.float64]:
+    """(2, 3): where `deep3d_alignment` puts each pixel of a picture of this height and width, its rounding included.
+
+    Both sides y down, pixel centres at .5. The scales along x and y differ by that rounding alone.
+    """
+    up = _flip(_points(points, 5), height)
+    _, _, (new_width, new_height), (left, top) = _placement(up, width, height, size, face_scale)
+    return np.array([[new_width / width, 0, -left], [0, new_height / height, -top]], np.float64)
+
+
+def _placement(
+    up: NDArray[np.float64], width: int, height: int, size: int, face_scale: float
+) -> tuple[NDArray[np.float64], float, tuple[int, int], tuple[int, int]]:
+    """The mean face's place (2,) and scale, the scaled picture's width and height, and the crop's left and top in it."""
     shift, face = _weak_perspective(up)
     scale = face_scale / face if face > 0 else np.inf
     if not max(height, width) * scale <= _LONGEST_SIDE:
@@ -85,11 +109,7 @@ def deep3d_alignment(
     # Truncated towards zero, and from the already truncated size: the published crop is off by up to a pixel in the same way.
     left = int(new_width / 2 - size / 2 + (shift[0] - width / 2) * scale)
     top = int(new_height / 2 - size / 2 + (height / 2 - shift[1]) * scale)
-    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
-    crop = np.asarray(resized.crop((left, top, left + size, top + size)))
-    centred = (up - shift + (width / 2, height / 2)) * scale
-    aligned = centred - (new_width / 2 - size / 2, new_height / 2 - size / 2)
-    return Deep3DAlignment(crop, aligned, np.array([width, height, scale, *shift], dtype=np.float64))
+    return shift, scale, (new_width, new_height), (left, top)
 
 
 def _weak_perspective(up: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -6,25 +6,46 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field as Setting
+from pydantic import model_validator
 
+from preprocessing.detectors import ASSETS, MIN_SCORES, Backend, open_detector
 from preprocessing.fields import FACE_DETECTIONS, VIDEO, Field
 from preprocessing.operator import Operator, OperatorParams, Sample
 
 
 class FaceDetect(Operator):
-    """MediaPipe's BlazeFace on every frame (see `mediapipe_graphs.FaceDetector`); damaged frames count as empty.
+    """A detector of `preprocessing.detectors` on every frame; damaged frames count as empty.
 
-    Boxes run from the brows to the chin, and may reach over the picture's edge. Faces below about a thirtieth of the picture's
-    longer side are not found.
+    mediapipe (BlazeFace) needs no asset. Its boxes run from the brows to the chin, and may reach over the picture's edge; faces
+    below about a thirtieth of the picture's longer side are not found. YuNet and SCRFD find smaller ones; their boxes run from
+    the hairline to the chin. Scores of different backends do not compare.
     """
 
     name = "face_detect"
     version = 1
 
     class Params(OperatorParams):
-        """`min_score`: weaker detections are dropped; the networks themselves give none below 0.5."""
+        """Settings.
 
-        min_score: float = Setting(0.5, ge=0.5, le=1)
+        `backend`: mediapipe, yunet or scrfd.
+        `min_score`: weaker detections are dropped; none for the backend's own: mediapipe 0.5 (it gives none below), yunet 0.6,
+        scrfd 0.5.
+        `longest_side_px`: the picture is brought to it for yunet and scrfd; more finds smaller faces. mediapipe has its own.
+        """
+
+        backend: Backend = "mediapipe"
+        min_score: float | None = Setting(None, gt=0, le=1)
+        longest_side_px: int = Setting(640, ge=64, le=4096, multiple_of=32)
+
+        @model_validator(mode="after")
+        def _within_reach(self) -> FaceDetect.Params:
+            if self.backend == "mediapipe" and self.min_score is not None and self.min_score < MIN_SCORES["mediapipe"]:
+                raise ValueError(f"min_score={self.min_score:g} with mediapipe, which gives nothing below 0.5")
+            return self
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        return ASSETS[self.params.backend]
 
     @property
     def reads(self) -> tuple[Field, ...]:
@@ -35,9 +56,13 @@ class FaceDetect(Operator):
         return (FACE_DETECTIONS,)
 
     def setup(self) -> None:
-        from preprocessing.operators.mediapipe_graphs import FaceDetector
+        """Load the network.
 
-        self._detect = FaceDetector(self.params.min_score)
+        Raises:
+            LikenessError: its asset is not here (what to place where), or is another network.
+        """
+        path = next((self.asset(name) for name in self.assets), None)
+        self._detect = open_detector(self.params.backend, path, self.params.min_score, self.params.longest_side_px)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         video = sample[VIDEO]
@@ -45,6 +70,6 @@ class FaceDetect(Operator):
         rows = [np.zeros((0, 6), np.float32)]
         for place, frame in enumerate(video):
             if not damaged[place]:
-                faces = self._detect(frame)
+                faces = self._detect(frame).boxes
                 rows.append(np.column_stack([np.full(len(faces), place, np.float32), faces]))
         return {FACE_DETECTIONS: np.concatenate(rows).astype(np.float32)}
