@@ -54,6 +54,22 @@ def _wav2lip(file: str, what: str) -> Asset:
     )
 
 
+def _taef2(half: str, size: int, sha256: str, what: str) -> Asset:
+    return Asset(
+        name=f"taef2_{half}", file=f"taef2_{half}.onnx", url="", sha256=sha256, bytes=size, used_by=("latents_taef2",),
+        page="https://github.com/madebyollin/taesd", licence="MIT",
+        note=f"tiny autoencoder for FLUX.2 latents, {what}: taef2_{half}.pth exported to ONNX (opset 17, float16 weights)",
+    )
+
+
+def _insightface(name: str, file: str, pack: str, sha256: str, size: int, users: tuple[str, ...], what: str) -> Asset:
+    return Asset(
+        name=name, file=file, url="", sha256=sha256, bytes=size, used_by=users, note=f"{what}; from the pack {pack}",
+        page="https://github.com/deepinsight/insightface/tree/master/model_zoo",
+        licence="insightface: non-commercial research use only; download the pack yourself",
+    )
+
+
 ASSETS: tuple[Asset, ...] = (
     Asset(
         name="syncnet_v2", file="syncnet_v2.model", sha256=None, bytes=None, licence="MIT (code)",
@@ -64,6 +80,34 @@ ASSETS: tuple[Asset, ...] = (
     _wav2lip("wav2lip_gan.pth", "generator trained with it: better looking"),
     _wav2lip("lipsync_expert.pth", "sync expert that teaches the generator"),
     _wav2lip("visual_quality_disc.pth", "quality discriminator, to go on with stage gan"),
+    Asset(
+        name="yunet", file="yunet_n_640_640.onnx", bytes=317466, licence="Apache-2.0", used_by=("face_detect",),
+        sha256="25a606a145a5b6d7271ae138fbd00eba91dad8b83222ae3f2c7ecd0f4a7b0e31",
+        url="https://raw.githubusercontent.com/ShiqiYu/libfacedetection.train/master/onnx/yunet_n_640_640.onnx",
+        page="https://github.com/ShiqiYu/libfacedetection.train", note="face detector YuNet",
+    ),
+    _insightface(
+        "scrfd", "det_10g.onnx", "buffalo_l (antelopev2's scrfd_10g_bnkps.onnx is the same file)",
+        "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91", 16923827, ("face_detect",), "face detector SCRFD",
+    ),
+    _insightface(
+        "antelopev2", "glintr100.onnx", "antelopev2",
+        "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf", 260665334, ("identity",),
+        "face recognition ResNet-100 (ArcFace, Glint360K)",
+    ),
+    _insightface(
+        "buffalo_l", "w600k_r50.onnx", "buffalo_l",
+        "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43", 174383860, ("identity",),
+        "face recognition ResNet-50 (ArcFace, WebFace600K)",
+    ),
+    Asset(
+        name="mobileface", file="mobileface_v2_112.onnx", url="", bytes=3593611, licence="MIT", used_by=("identity",),
+        sha256="53390a935a10564cfd4d905d0c97a4de6669c0d0fcb0bdf57d99016cab1b90c1",
+        page="https://github.com/becauseofAI/MobileFace",
+        note="face recognition MobileFace V2, converted to ONNX from MobileFace_Identification_V2's symbol and params",
+    ),
+    _taef2("encoder", 2701412, "30800499b2a99423843706c6aa4274da2f62a4dc542739154ea580987b1fe661", "pictures to latents"),
+    _taef2("decoder", 2702534, "51b05e6203cfec61403115263101911ee3378452eb57a98b89a951e56884886b", "latents to pictures, to look"),
 )
 
 
@@ -123,7 +167,7 @@ def checksum(name: str) -> str:
         LikenessError: absent, or not the published file.
     """
     asset, path = get(name), find(name)
-    found = _sha256(path)
+    found = file_sha256(path)
     if asset.sha256 not in (None, found):
         allowed = f"{asset.sha256} for {name}"
         raise LikenessError(f"{path} has sha256 {found}", allowed=allowed, fix=f"remove it, then: likeness assets fetch {name}")
@@ -176,8 +220,8 @@ def fetch(name: str, folder: Path | None = None, progress: Callable[[int, int | 
     return folder / asset.file
 
 
-def _sha256(path: Path) -> str:
-    """Cached beside the cache folder by path, size and time; gigabytes take seconds to read."""
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, cached in the cache folder by path, size and time: gigabytes take seconds to read."""
     notes_file, stat = cache_folder() / ".checksums.json", path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     try:

@@ -13,26 +13,36 @@ from infra.errors import LikenessError
 from infra.settings import merge
 from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
+from preprocessing.operators.aligned_faces import AlignedFaces
+from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
 from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
+from preprocessing.operators.identity import Identity
 from preprocessing.operators.ingest import Ingest
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
+from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
+from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
+from preprocessing.operators.text_embeddings import TextEmbeddings
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
-    PictureMeasures, SoundMeasures, PerceptualHash,
+    PictureMeasures, SoundMeasures, PerceptualHash, KeyFrame, GivenCaption, Blip, Llava,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
-FAMILIES: dict[type[FamilyOperator], str] = {FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256"}
+FAMILIES: dict[type[FamilyOperator], str] = {
+    FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
+    Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
+    TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+}  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 
 

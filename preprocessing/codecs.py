@@ -90,7 +90,7 @@ def _encode_npy(field: Field, value: Any) -> bytes:
     array = _check_array(field, value)
     buffer = io.BytesIO()
     # C order and little endian whatever the array in memory is like, so that equal values are equal bytes.
-    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")  # keeps single numbers single
     np.lib.format.write_array(buffer, plain, version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 

@@ -184,7 +184,8 @@ CAPTION_GIVEN = Field("caption_given", "txt", "str", (), "clip", "the caption th
 CAPTION_BLIP = Field("caption_blip", "txt", "str", (), "clip", "caption of the key frame by BLIP")
 CAPTION_LLAVA = Field("caption_llava", "txt", "str", (), "clip", "caption of the key frame by LLaVA")
 TEXT_POOLED_SDXL = Field(
-    "text_pooled_sdxl", "npy", "float16", (1280,), "clip", "pooled embedding of the caption by SDXL's second text encoder",
+    "text_pooled_sdxl", "npy", "float16", ("dims",), "clip",
+    "pooled embedding of the caption by SDXL's second text encoder, 1280 dims",
 )
 
 
@@ -246,8 +247,8 @@ def latent(encoder: Encoder, size_px: int) -> Field:
 def text_embedding(encoder: str) -> Field:
     """The caption as cross-attention reads it."""
     return Field(
-        f"text_{encoder}", "npy", "float16", (77, TEXT_DIMS[encoder]), "clip",
-        f"hidden states of the caption by the text encoder(s) of {encoder}, padded to 77 tokens",
+        f"text_{encoder}", "npy", "float16", (77, "dims"), "clip",
+        f"hidden states of the caption by the text encoder(s) of {encoder}, padded to 77 tokens, {TEXT_DIMS[encoder]} dims",
     )
 
 

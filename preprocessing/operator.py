@@ -7,7 +7,7 @@ It raises when it can't do its work: the runner decides what that means for the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from infra import assets
+from infra.model_files import locate_model
 from preprocessing.fields import Field
 
 
@@ -127,7 +128,8 @@ class Operator(ABC):
             LikenessError: it is absent; says what to place where.
         """
         if name not in self.asset_paths:
-            self.asset_paths[name] = assets.find(name)
+            kind, _, ref = name.partition(":")
+            self.asset_paths[name] = locate_model(ref) if kind == "model" else assets.find(name)
         return self.asset_paths[name]
 
     @property
@@ -146,6 +148,30 @@ class Operator(ABC):
     @abstractmethod
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         """The written fields of one sample."""
+
+
+class BatchOperator(Operator):
+    """An operator that does several rows together faster than one by one, on a GPU for instance.
+
+    A row's output does not depend on the rows beside it: on the CPU to the byte (it does rows one by one there, unless told
+    otherwise), elsewhere to the rounding of its arithmetic. A runner may call it either way, with any rows together.
+    """
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Rows that are worth handing over together; more are taken, and split."""
+
+    @abstractmethod
+    def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
+        """The written fields of each sample, in order.
+
+        Raises:
+            Exception: whatever any of the samples raises alone: call it for each by itself to learn which.
+        """
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        return self.call_many([sample])[0]
 
 
 class FamilyOperator(Operator):

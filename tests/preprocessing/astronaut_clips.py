@@ -13,7 +13,7 @@ import skimage.data
 
 from preprocessing import catalogue
 from preprocessing.clip import InMemory
-from preprocessing.fields import AUDIO, SOURCE, VIDEO, Field
+from preprocessing.fields import AUDIO, GIVEN, SOURCE, VIDEO, Field
 from preprocessing.media.mux import write_video
 from preprocessing.operator import Operator, Sample
 
@@ -42,7 +42,8 @@ def make_sample(frames: np.ndarray, audio: np.ndarray | None = None, key: str = 
     n, height, width = frames.shape[:3]
     audio = burst_audio(n, range(n // 3, n)) if audio is None else audio
     source = {"n_frames": n, "fps": "25/1", "width": width, "height": height}
-    return Sample(key, {SOURCE.name: source, AUDIO.name: audio, VIDEO.name: InMemory(frames.copy())})
+    given = {"caption": " An astronaut in an orange suit.\n"}
+    return Sample(key, {SOURCE.name: source, AUDIO.name: audio, VIDEO.name: InMemory(frames.copy()), GIVEN.name: given})
 
 
 def fill(sample: Sample, *wanted: Field, **settings: dict[str, Any]) -> Sample:

@@ -1,0 +1,103 @@
+"""What operators share that run networks in the layout of transformers and diffusers: settings, loading, batches.
+
+torch and its company are imported when an operator is set up, not before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field as Setting
+
+from infra.errors import LikenessError
+from preprocessing.operator import BatchOperator, OperatorParams, Resources
+
+T = TypeVar("T")
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+GPU_BATCH = 8
+
+
+class PretrainedParams(OperatorParams):
+    """Settings of every such operator.
+
+    Where the weights lie and how many rows go together are no part of the operator's digest: the weights' checksum is.
+
+    Attributes:
+        model: local path or hub id (see `infra.model_files`).
+        revision: branch, tag or commit of a hub id; "" for the default one.
+        dtype: arithmetic; "auto" for the one the weights are stored in.
+        batch_size: rows at a time; None for 8 on a GPU and 1 without, where a batch saves next to nothing.
+        gpus: fraction of a GPU that one worker takes, where there are GPUs.
+    """
+
+    model: str = Setting(exclude=True)
+    revision: str = Setting("", exclude=True)
+    dtype: Dtype = "float32"
+    batch_size: int | None = Setting(None, ge=1, exclude=True)
+    gpus: float = Setting(1.0, ge=0, exclude=True)
+
+    def asset(self, subfolder: str = "") -> str:
+        """The asset's name of the model, or of a subfolder of it (see `Operator.assets`)."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"model:{self.model}{revision}" + (f":{subfolder}" if subfolder else "")
+
+
+class PretrainedOperator(BatchOperator):
+    """An operator around networks of others."""
+
+    Params = PretrainedParams
+
+    def __init__(self, params: OperatorParams | None = None) -> None:
+        super().__init__(params)
+        self.resources = Resources(gpus=self.params.gpus)
+
+    @property
+    def batch_size(self) -> int:
+        return self.params.batch_size or (GPU_BATCH if device() == "cuda" else 1)
+
+    def torch_dtype(self) -> Any:
+        """`dtype` as from_pretrained takes it."""
+        import torch
+
+        return "auto" if self.params.dtype == "auto" else getattr(torch, self.params.dtype)
+
+    def together(self, inputs: Sequence[T], alike: Callable[[T], Hashable], work: Callable[[list[T]], Sequence[Any]]) -> list[Any]:
+        """`work` on groups of at most `batch_size` inputs that are alike (of equal shape, so that nothing is padded).
+
+        Args:
+            work: inputs -> a result each.
+
+        Returns:
+            A result for each input, in order.
+        """
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for place, value in enumerate(inputs):
+            groups[alike(value)].append(place)
+        results: list[Any] = [None] * len(inputs)
+        size = self.batch_size
+        for places in groups.values():
+            for start in range(0, len(places), size):
+                chunk = places[start : start + size]
+                for place, result in zip(chunk, work([inputs[p] for p in chunk]), strict=True):
+                    results[place] = result
+        return results
+
+
+def device() -> str:
+    """ "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def loading(model: str, what: str) -> Iterator[None]:
+    """Turns what the libraries say about a folder that does not hold `what` into one line about `model`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise LikenessError(f"{model} does not load as {what} ({said[:300]})", allowed=what, fix="set model to another") from error
