@@ -241,13 +241,15 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
     """The dataset in folder `path` as its HEAD says, or as manifest `digest` (64 hex digits) does.
 
     Args:
+        path: also `DATASET:SELECTION`.
         selection: name of one; only the rows it keeps are given out. Its rules are applied anew where the stored outcome is
             of another manifest.
 
     Raises:
         LikenessError: there is no finished dataset, no such selection, or its manifest is damaged.
     """
-    root = Path(path)
+    folder, named = split_reference(str(path))
+    root, selection = Path(folder), selection or named
     digest = digest or head_digest(root)
     if digest is None:
         if (root / "request.json").exists():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipelines.train.plan import RunPlan
 
 OPTIONS = {"help": "Train a method's stages. The same command again resumes, or tells what it made."}
-DATA = "Dataset folder; SOURCE=FOLDER for stages with several sources."
+DATA = "Dataset folder, FOLDER:SELECTION for some of its rows; SOURCE=FOLDER for stages with several sources."
 FROM = "Published file or models:/NAME@ALIAS to build on; with COMPONENT= in front, that part of it."
 
 
@@ -65,7 +65,7 @@ def _described(plan: RunPlan) -> dict[str, Any]:
     from infra.settings import describe
 
     settings = {key: value for key, _, value in describe(plan.make_stage().config)}
-    return {"run_dir": str(plan.run_dir), "data": plan.datasets, "upstream": plan.upstream, "settings": settings}
+    return {"run_dir": str(plan.run_dir), "data": plan.datasets, "rows": plan.views, "upstream": plan.upstream, "settings": settings}
 
 
 def _trained(plan: RunPlan, workers: int) -> dict[str, Any]:
@@ -81,7 +81,9 @@ def _show_plan(results: list[dict[str, Any]]) -> None:
         waits = f" (after {', '.join(result['waits_for'])})" if "waits_for" in result else ""
         console.print(f"[bold]{result['stage']}[/]{waits}")
         for name, (path, digest) in result.get("data", {}).items():
-            console.print(f"  data {name}: {path} ({digest[:12]})")
+            view = result["rows"].get(name, {})
+            rows = "".join(f", {what} {value if what == 'selection' else value[:12]}" for what, value in view.items())
+            console.print(f"  data {name}: {path} ({digest[:12]}{rows})")
         for name, (_, reference) in result.get("upstream", {}).items():
             console.print(f"  builds on {name}: {reference}")
         for key, value in result.get("settings", {}).items():

@@ -6,7 +6,7 @@ The plan of the same command is the same, and its run directory is named by it: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ class RunPlan:
 
     Attributes:
         settings: the stage's resolved settings, with the loop's under "loop".
-        datasets: source -> (path, manifest digest).
+        datasets: source -> (path, or path:selection; manifest digest).
         upstream: component -> (artefact directory, what names it).
+        views: source -> which of the dataset's rows (`Dataset.view`); only sources of which some are left out.
     """
 
     method: str
@@ -43,6 +44,7 @@ class RunPlan:
     datasets: dict[str, tuple[str, str]]
     upstream: dict[str, tuple[str, str]]
     workspace: str
+    views: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,6 +58,8 @@ class RunPlan:
         facts["datasets"] = {source: digest for source, (_, digest) in self.datasets.items()}
         facts["upstream"] = {name: reference for name, (_, reference) in self.upstream.items()}
         del facts["workspace"]
+        if not self.views:
+            del facts["views"]
         # how data are fetched and how much is kept or logged does not change what is computed
         facts["settings"] = facts["settings"] | {
             "loop": {k: v for k, v in facts["settings"]["loop"].items() if k not in ("loader_workers", "keep_checkpoints")}
@@ -108,7 +112,10 @@ def words_for(method: Method, stage: type[Stage], words: Sequence[str]) -> list[
 
 
 def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """`--data DATASET` (for the only source) or `--data SOURCE=DATASET` words -> source -> (path, digest), fields checked."""
+    """`--data DATASET` (for the only source) or `--data SOURCE=DATASET` words -> source -> (path, digest), fields checked.
+
+    `DATASET:SELECTION` means only the rows that the selection keeps.
+    """
     named: dict[str, str] = {}
     for word in data:
         source, equals, path = word.partition("=")
@@ -170,7 +177,9 @@ def make_plan(
         LikenessError: anything that would make the run fail later.
     """
     settings = resolve_settings(method, stage, preset, overrides)
+    sources = open_sources(stage, data)
+    views = {source: open_dataset(path, digest).view for source, (path, digest) in sources.items()}
     return RunPlan(
-        method.name, stage.name, settings.model_dump(mode="json"), open_sources(stage, data),
-        find_upstream(method, stage, starts, registry), str(registry.space.path),
+        method.name, stage.name, settings.model_dump(mode="json"), sources,
+        find_upstream(method, stage, starts, registry), str(registry.space.path), {s: view for s, view in views.items() if view},
     )

@@ -57,9 +57,9 @@ def run_rank(plan: RunPlan, stop: Callable[[], bool], display: Observer) -> dict
     """Train on this rank; collective over the group. Returns a record of the outcome (the same on every rank but `version`)."""
     distributed.setup(plan.loop.threads)
     stage = plan.make_stage()
-    datasets = {source: open_dataset(Path(path)) for source, (path, _) in plan.datasets.items()}
+    datasets = {source: open_dataset(path) for source, (path, _) in plan.datasets.items()}
     for source, (path, digest) in plan.datasets.items():
-        if datasets[source].digest != digest:
+        if (datasets[source].digest, datasets[source].view) != (digest, plan.views.get(source, {})):
             raise LikenessError(f"dataset {path} changed while the run was starting", fix="run the command again")
     loader = Loader(stage, datasets, plan.loop)
     if distributed.rank() != 0:
@@ -72,7 +72,8 @@ def run_rank(plan: RunPlan, stop: Callable[[], bool], display: Observer) -> dict
     tracker.open(
         plan.method, f"{plan.name}-{plan.key}", plan.settings, {key: value for key, _, value in describe(stage.config)},
         plan.datasets, {"method": plan.method, "stage": plan.stage, "run_key": plan.key}
-        | {f"upstream.{name}": reference for name, (_, reference) in plan.upstream.items()},
+        | {f"upstream.{name}": reference for name, (_, reference) in plan.upstream.items()}
+        | {f"data.{source}.{name}": value for source, view in plan.views.items() for name, value in view.items()},
     )  # fmt: skip
     status = "FAILED"
     try:
@@ -96,6 +97,8 @@ def _register(plan: RunPlan, loop: Loop, outcome: Outcome, run_id: str, registry
         "run_key": plan.key, "steps": outcome.step, "metrics": outcome.metrics,
         "licence": method_named(plan.method).licence,
     }  # fmt: skip
+    if plan.views:
+        facts["dataset_rows"] = plan.views
     weights, averages = {}, {}
     for role, names in loop.stage.roles.items():
         with loop.engines.whole(role) as module:
