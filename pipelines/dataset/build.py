@@ -183,9 +183,11 @@ def _run(
     saved = time.monotonic()
     try:
         for result in _results(units, runner, workers, failures, at):
-            results[result.shard] = result
+            if result.shard in results:
+                results[result.shard].add(result)
+            else:
+                results[result.shard] = result
             hashes.known |= {path: list(stat) for path, stat in result.hashed.items()}
-            at(result.shard, 1.0, "")
             if time.monotonic() - saved > 10:
                 hashes.save()
                 saved = time.monotonic()

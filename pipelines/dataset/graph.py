@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from infra import digest
 from infra.errors import LikenessError
+from infra.model_files import public_name
 from infra.storage.manifest import column_name
 from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
 from preprocessing.operator import Operator, OperatorParams, Resources
@@ -97,7 +98,7 @@ class Node:
         digest: of name, version, settings, assets and where its inputs come from; not of the sources.
         column: `OPERATOR/DIGEST8`.
         inputs: columns it reads from; VIDEO counts as ingest's, GIVEN as none.
-        assets: checksums by name.
+        assets: checksums by name (see `public_asset`).
     """
 
     operator: Any
@@ -125,6 +126,9 @@ class Node:
         return GIVEN in self.reads
 
 
+CPU_POOL = "cpu"
+
+
 @dataclass(frozen=True)
 class Graph:
     """Nodes in an order in which each comes after its inputs, ingest first; `wanted` are the fields asked for."""
@@ -134,6 +138,21 @@ class Graph:
 
     def producer(self, field: str) -> Node:
         return next(node for node in self.nodes if any(f.name == field for f in node.writes))
+
+    def segments(self) -> list[tuple[str, tuple[Node, ...]]]:
+        """(pool, nodes) in an order in which each reads only what those before it have written.
+
+        CPU operators are fused, so that a clip is decoded once for all of them; an operator that wants a GPU is a segment of its
+        own, in a pool of worker processes called after it.
+        """
+        places: dict[str, tuple[int, str]] = {}
+        for node in self.nodes:
+            gpu = node.operator.resources.gpus > 0
+            before = [places[column] for column in node.inputs]
+            step = max((level + (gpu or pool != CPU_POOL) for level, pool in before), default=0)
+            places[node.column] = step, node.name if gpu else CPU_POOL
+        order = sorted(set(places.values()))
+        return [(pool, tuple(n for n in self.nodes if places[n.column] == (level, pool))) for level, pool in order]
 
 
 def resolve(toolbox: Toolbox, wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> Graph:
@@ -190,12 +209,14 @@ class _Resolver:
         found = {name: self.toolbox.asset(name) for name in getattr(operator, "assets", ())}
         if found:
             operator.asset_paths = {name: path for name, (path, _) in found.items()}
-        assets = {name: sha256 for name, (_, sha256) in found.items()}
+        # Of models only the contents count: a dataset tells no machine path, and a copied folder makes nothing stale.
+        content = {f"model:{n}" if name.startswith("model:") else name: found[name][1] for n, name in enumerate(found)}
+        assets = {public_asset(name): sha256 for name, (_, sha256) in found.items()}
         inputs = {name: node.digest for name, node in makers.items()}
         if VIDEO.name in inputs:
             inputs[VIDEO.name] += f"/clip {self.toolbox.clip_version}"
         facts = {"name": operator.name, "version": operator.version, "params": operator.params.model_dump(mode="json"),
-                 "assets": assets, "inputs": inputs}
+                 "assets": content, "inputs": inputs}
         columns = tuple(dict.fromkeys(node.column for node in makers.values()))
         node = Node(operator, digest.of_json(facts), tuple(reads), tuple(operator.writes), columns, assets)
         node = self.nodes.setdefault(node.digest, node)
@@ -203,6 +224,12 @@ class _Resolver:
             if self.by_field.setdefault(field.name, node) is not node:
                 raise TypeError(f"field {field.name} is written by {node.column} and by {self.by_field[field.name].column}")
         return node
+
+
+def public_asset(name: str) -> str:
+    """An asset's name as a manifest tells it."""
+    kind, _, ref = name.partition(":")
+    return f"model:{public_name(ref)}" if kind == "model" else name
 
 
 def _told(make: Callable[[], Any]) -> Any:

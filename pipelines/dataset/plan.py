@@ -18,7 +18,7 @@ from infra.storage.manifest import Column, ColumnShard, Manifest, column_files
 from pipelines.dataset.graph import Graph, Node, Toolbox
 from pipelines.dataset.shard import StoredShard
 from pipelines.dataset.sources import NOT_LISTED, Source, content_digest, given_digest
-from pipelines.dataset.unit import Step, Unit
+from pipelines.dataset.unit import Segment, Step, Unit
 from preprocessing.fields import GIVEN
 
 
@@ -56,16 +56,20 @@ class Plan:
     retry: bool
 
     def units(self, toolbox: Toolbox) -> list[Unit]:
-        """Work for the runners, one unit per shard with anything to do."""
+        """Work for the runners: the first unit of each shard with anything to do."""
         units = []
-        ingest = self.graph.nodes[0]
+        graph = self.graph.segments()
         for shard, sources in enumerate(self.shards):
-            tasks = [(node, self.tasks[node.column, shard]) for node in self.graph.nodes]
-            steps = tuple(Step(node, task.revision, task.base) for node, task in tasks if task.entry is None)
-            read = {ingest.column} | {column for step in steps for column in step.node.inputs}
-            stored = tuple((node, task.revision) for node, task in tasks if task.entry and node.column in read)
-            if steps:
-                units.append(Unit(self.root, shard, sources, ingest, steps, stored, toolbox.open_clip, self.retry))
+            tasks = {node.column: self.tasks[node.column, shard] for node in self.graph.nodes}
+            segments = []
+            for pool, nodes in graph:
+                stale = [(node, tasks[node.column]) for node in nodes if tasks[node.column].entry is None]
+                if stale:
+                    segments.append(Segment(pool, tuple(Step(node, task.revision, task.base) for node, task in stale)))
+            stored = tuple((node, tasks[node.column].revision) for node in self.graph.nodes if tasks[node.column].entry)
+            if segments:
+                units.append(Unit(self.root, shard, sources, self.graph.nodes[0], segments[0], tuple(segments[1:]), stored,
+                                  len(segments), toolbox.open_clip, self.retry))  # fmt: skip
         return units
 
     def reasons(self, node: Node) -> Counter[str]:

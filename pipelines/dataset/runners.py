@@ -1,6 +1,12 @@
 """Two ways to run units, with the same worker code: one after the other here, or on Ray actors.
 
-Both yield results as units finish. A unit commits by itself, so whatever ends a run leaves the finished units finished.
+Both yield results as units finish, and follow each unit by the shard's next one. A unit commits by itself, so whatever ends a
+run leaves the finished units finished.
+
+On Ray, CPU operators share a pool of workers. Where there are GPUs, each operator that wants one has a pool of its own, of as
+many workers as its fraction of a GPU allows; where there are none, it takes turns with the others in the CPU pool. What goes
+from one to the next lies on disk, as committed columns: a fast pool never fills anybody's memory, and at most two units wait at
+each worker.
 """
 
 from __future__ import annotations
@@ -8,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +22,11 @@ from typing import Any
 from infra.cluster import connect
 from infra.errors import LikenessError
 from infra.storage.atomic import TEMPORARY
+from pipelines.dataset.graph import CPU_POOL
 from pipelines.dataset.threads import ONE_THREAD, one_thread
-from pipelines.dataset.unit import Unit, UnitResult
+from pipelines.dataset.unit import Segment, Unit, UnitResult
 from pipelines.dataset.worker import Worker
-from preprocessing.operator import Resources
+from preprocessing.operator import BatchOperator
 
 Progress = Callable[[int, float, str], None]  # shard, part of it done, what is being worked on
 
@@ -34,16 +41,22 @@ def run_serial(units: Sequence[Unit], failures_in_a_row: int, progress: Progress
     """One unit after the other in this process."""
     worker = Worker(failures_in_a_row)
     with one_thread():
-        for unit in units:
+        for first in units:
+            unit: Unit | None = first
+            while unit:
 
-            def at(done: float, key: str, operator: str, shard: int = unit.shard) -> None:
-                progress(shard, done, f"{operator} {key}")
+                def at(done: float, key: str, operator: str, unit: Unit = unit) -> None:
+                    progress(unit.shard, unit.part(done), f"{operator} {key}")
 
-            yield worker.run(unit, at)
+                result = worker.run(unit, at)
+                progress(unit.shard, unit.part(1.0), "")
+                yield result
+                unit = unit.following(result)
 
 
 def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progress: Progress) -> Iterator[UnitResult]:
-    """Units on `workers` Ray actors: of the Ray this process is connected to, of RAY_ADDRESS, or of one started for the run.
+    """Units on Ray actors, `workers` of them for CPU operators: of the Ray this process is connected to, of RAY_ADDRESS, or of one
+    started for the run.
 
     A unit whose worker dies (out of memory, a crash in a decoder) runs again; a sample that was being worked on at
     two deaths is quarantined.
@@ -58,11 +71,11 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
         # Quiet: Ray's messages and the workers' output would break into the progress bar.
         cpus = math.ceil(workers * _cpus(units))
         connect(num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR, log_to_driver=False)
-    pool = _Pool(list(units), min(workers, len(units)), failures_in_a_row, progress)
+    run = _RayRun(units, workers, failures_in_a_row, progress, ray.cluster_resources().get("GPU", 0))
     try:
-        yield from pool.results()
+        yield from run.results()
     finally:
-        pool.close()
+        run.close()
         if started:
             ray.shutdown()
 
@@ -96,21 +109,35 @@ def _read_note(unit: Unit) -> tuple[float, str, str] | None:
         return None  # not there, or read while it was being written
 
 
-def _resources(units: Sequence[Unit]) -> Iterator[Resources]:
-    return (step.node.operator.resources for unit in units for step in unit.steps)
+def _segments(units: Iterable[Unit]) -> Iterator[Segment]:
+    return (segment for unit in units for segment in (unit.segment, *unit.later))
 
 
-def _cpus(units: Sequence[Unit]) -> float:
+def _cpus(units: Iterable[Unit]) -> float:
     """Cores of one worker: its operators take turns, so as many as the hungriest needs."""
-    return max(resources.cpus for resources in _resources(units))
+    return max(step.node.operator.resources.cpus for segment in _segments(units) for step in segment.steps)
+
+
+def _gpu_pools(units: Iterable[Unit], gpus: float) -> dict[str, float]:
+    """Pools of their own, and the fraction of a GPU that a worker of each needs; none without GPUs."""
+    needs = {segment.pool: segment.steps[0].node.operator.resources.gpus for segment in _segments(units)
+             if segment.pool != CPU_POOL}  # fmt: skip
+    return needs if gpus else {}
 
 
 class _Pool:
-    def __init__(self, units: list[Unit], workers: int, failures_in_a_row: int, progress: Progress) -> None:
-        self.waiting, self.failures_in_a_row, self.progress = units[::-1], failures_in_a_row, progress
-        self.cpus, self.gpus = _cpus(units), max(resources.gpus for resources in _resources(units))
+    """Workers of one kind, and the units that wait for them.
+
+    Attributes:
+        left: units of this pool that are not done, those that do not exist yet among them.
+        deaths: how often a worker died at (row key or source path, operator).
+    """
+
+    def __init__(self, size: int, cpus: float, gpus: float, failures_in_a_row: int, left: int) -> None:
+        self.cpus, self.gpus, self.failures_in_a_row, self.left = cpus, gpus, failures_in_a_row, left
+        self.waiting: list[Unit] = []  # the last is the next
         self.running: dict[Any, tuple[Unit, int]] = {}  # future -> unit, number of its actor
-        self.actors = [self._actor() for _ in range(workers)]
+        self.actors = [self._actor() for _ in range(size)]
         self.deaths: Counter[tuple[str, str]] = Counter()
         self.idle_deaths = 0
 
@@ -121,31 +148,8 @@ class _Pool:
             num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": ONE_THREAD}
         ).remote(self.failures_in_a_row)  # fmt: skip
 
-    def results(self) -> Iterator[UnitResult]:
-        import ray
-
-        while self.waiting or self.running:
-            self._feed()
-            ready, _ = ray.wait(list(self.running), timeout=_POLL_S)
-            for future in ready:
-                if future not in self.running:
-                    continue  # its actor died, and was dealt with through another unit
-                unit, number = self.running[future]
-                try:
-                    result = ray.get(future)
-                except ray.exceptions.RayTaskError as error:
-                    raise _cause(error) from error
-                except ray.exceptions.RayActorError:
-                    self._bury(number)
-                    continue
-                del self.running[future]
-                self.idle_deaths = 0
-                yield result
-            for unit, _ in self.running.values():
-                done, key, operator = _read_note(unit) or (0.0, "", "waiting for a free worker")
-                self.progress(unit.shard, done, f"{operator} {key}")
-
-    def _feed(self) -> None:
+    def feed(self) -> None:
+        """Hand waiting units to workers with room."""
         for _ in range(QUEUED_PER_WORKER):
             load = Counter(number for _, number in self.running.values())
             for number, actor in enumerate(self.actors):
@@ -154,22 +158,42 @@ class _Pool:
                     self.running[actor.run.remote(unit)] = unit, number
                     load[number] += 1
 
+    def take(self, future: Any) -> tuple[Unit, UnitResult] | None:
+        """The unit of a future that is ready, and its result; None where its worker died, which is dealt with."""
+        import ray
+
+        unit, number = self.running[future]
+        try:
+            result = ray.get(future)
+        except ray.exceptions.RayTaskError as error:
+            raise _cause(error) from error
+        except ray.exceptions.RayActorError:
+            self._bury(number)
+            return None
+        del self.running[future]
+        self.idle_deaths = 0
+        self.left -= 1
+        return unit, result
+
     def _bury(self, number: int) -> None:
         """Put a dead actor's units back, and note what it died on."""
         units = [unit for unit, where in self.running.values() if where == number]
         self.running = {future: place for future, place in self.running.items() if place[1] != number}
         self.idle_deaths += 1
+        careful = set()
         for unit in units:
             if note := _read_note(unit):
                 self.idle_deaths = 0
-                self.deaths[note[1:]] += 1
+                self.deaths[note[1:]] += unit.careful or not _batched(unit)
+                careful.add(unit.shard)
                 _note(unit).unlink(missing_ok=True)
         poisoned = frozenset(place for place, count in self.deaths.items() if count >= DEATHS_PER_SAMPLE)
         if self.idle_deaths >= DEATHS_WITHOUT_WORK or len(poisoned) >= self.failures_in_a_row:
             last = ", ".join(f"{operator} on {key}" for key, operator in self.deaths) or "before any work"
             raise LikenessError(f"workers keep dying; the last work was {last[-300:]}",
                                 fix="check memory (fewer --workers) and `dmesg`; --runner serial shows a crash directly")
-        self.waiting += [replace(unit, poisoned=unit.poisoned | poisoned) for unit in reversed(units)]
+        self.waiting += [replace(unit, poisoned=unit.poisoned | poisoned, careful=unit.careful or unit.shard in careful)
+                         for unit in reversed(units)]  # fmt: skip
         self.actors[number] = self._actor()
 
     def close(self) -> None:
@@ -177,6 +201,62 @@ class _Pool:
 
         for actor in self.actors:
             ray.kill(actor)
+        self.actors = []
+
+
+class _RayRun:
+    def __init__(self, units: Sequence[Unit], workers: int, failures_in_a_row: int, progress: Progress, gpus: float) -> None:
+        self.progress = progress
+        needs = _gpu_pools(units, gpus)
+        pool_of = lambda segment: segment.pool if segment.pool in needs else CPU_POOL
+        left = Counter(pool_of(segment) for segment in _segments(units))
+        sizes = {pool: max(1, int(gpus / len(needs) / need)) for pool, need in needs.items()} | {CPU_POOL: workers}
+        # A GPU worker counts for no core: it waits for its GPU most of the time, and must not wait for the CPU pool to end.
+        self.pools = {
+            name: _Pool(
+                min(sizes[name], count), 0.0 if name in needs else _cpus(units), needs.get(name, 0.0), failures_in_a_row, count
+            )
+            for name, count in left.items()
+        }
+        self.pool_of = pool_of
+        for unit in reversed(units):
+            self.pools[pool_of(unit.segment)].waiting.append(unit)
+
+    def results(self) -> Iterator[UnitResult]:
+        import ray
+
+        while any(pool.left for pool in self.pools.values()):
+            for pool in self.pools.values():
+                pool.feed()
+            owners = {future: pool for pool in self.pools.values() for future in pool.running}
+            ready, _ = ray.wait(list(owners), timeout=_POLL_S)
+            for future in ready:
+                pool = owners[future]
+                if future not in pool.running:
+                    continue  # its actor died, and was dealt with through another unit
+                if (done := pool.take(future)) is None:
+                    continue
+                unit, result = done
+                self.progress(unit.shard, unit.part(1.0), "")
+                if following := unit.following(result):
+                    # Before what waits: a shard that has begun is finished first.
+                    self.pools[self.pool_of(following.segment)].waiting.append(following)
+                if not pool.left:
+                    pool.close()  # what it held is free for the others
+                yield result
+            for pool in self.pools.values():
+                for unit, _ in pool.running.values():
+                    part, key, operator = _read_note(unit) or (0.0, "", "waiting for a free worker")
+                    self.progress(unit.shard, unit.part(part), f"{operator} {key}")
+
+    def close(self) -> None:
+        for pool in self.pools.values():
+            pool.close()
+
+
+def _batched(unit: Unit) -> bool:
+    """Whether the note of a unit may name another row than the one that killed its worker."""
+    return len(unit.steps) == 1 and isinstance(unit.steps[0].node.operator, BatchOperator)
 
 
 def _cause(error: Any) -> BaseException:

@@ -1,9 +1,10 @@
-"""The unit of scheduling, retry and commit: one shard, and all operators that are stale for it. `worker` carries it out."""
+"""The unit of scheduling, retry and commit: one shard of one segment, that is of operators which run together (see
+`Graph.segments`). `worker` carries it out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,33 +26,69 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Stale operators that run together, in the graph's order, in a worker of `pool`."""
+
+    pool: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
 class Unit:
     """Work on one shard; small, and picklable.
 
     Attributes:
         sources: of the shard, whether or not ingest is among the steps.
         ingest: the graph's first node.
-        steps: stale operators, in the graph's order.
-        stored: the columns that the steps read and no step writes, with their revisions.
+        segment: what to do now.
+        later: what to do in units that follow.
+        stored: the columns that are there, with their revisions.
+        n_segments: of the shard, those done already among them.
         open_clip: see `graph.Toolbox`.
         retry: whether quarantined rows are tried again.
         poisoned: (row key or source path, operator) pairs that killed a worker more than once.
+        careful: rows one by one, never in batches: a worker died on the unit, and it must be seen on which row.
     """
 
     root: Path
     shard: int
     sources: tuple[Source, ...]
     ingest: Node
-    steps: tuple[Step, ...]
+    segment: Segment
+    later: tuple[Segment, ...]
     stored: tuple[tuple[Node, int], ...]
+    n_segments: int
     open_clip: Callable[..., Any]
     retry: bool = False
     poisoned: frozenset[tuple[str, str]] = frozenset()
+    careful: bool = False
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.segment.steps
+
+    @property
+    def read(self) -> tuple[tuple[Node, int], ...]:
+        """Of the stored columns those that the steps read."""
+        wanted = {self.ingest.column} | {column for step in self.steps for column in step.node.inputs}
+        return tuple((node, revision) for node, revision in self.stored if node.column in wanted)
+
+    def part(self, done: float) -> float:
+        """`done` of this unit as a part of all of the shard's work."""
+        return (self.n_segments - len(self.later) - 1 + done) / self.n_segments
+
+    def following(self, result: UnitResult) -> Unit | None:
+        """The shard's next unit, this one being done."""
+        if not self.later:
+            return None
+        written = tuple((step.node, result.entries[step.node.column].revision) for step in self.steps)
+        return replace(self, segment=self.later[0], later=self.later[1:], stored=self.stored + written)
 
 
 @dataclass
 class Cost:
-    """What an operator took: CPU seconds and bytes stored, for `clip_s` seconds of clips (made from `source_bytes`)."""
+    """What an operator took: CPU seconds (of one that wants a GPU, seconds by the clock) and bytes stored, for `clip_s` seconds of
+    clips (made from `source_bytes`)."""
 
     cpu_s: float = 0.0
     clip_s: float = 0.0
@@ -81,6 +118,14 @@ class UnitResult:
     costs: dict[str, Cost] = field(default_factory=dict)
     hashed: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     attempts: int = 0
+
+    def add(self, other: UnitResult) -> None:
+        """Take in what a later unit of the shard did."""
+        self.entries |= other.entries
+        self.hashed |= other.hashed
+        self.attempts += other.attempts
+        for name, cost in other.costs.items():
+            self.costs.setdefault(name, Cost()).add(cost)
 
 
 def clip_seconds(record: Mapping[str, Any]) -> float:

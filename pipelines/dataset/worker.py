@@ -40,7 +40,7 @@ from pipelines.dataset.timed_clip import TimedClip
 from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, clip_seconds
 from preprocessing.codecs import EXTENSION, decode, encode
 from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field
-from preprocessing.operator import Lazy, Refused, Sample
+from preprocessing.operator import BatchOperator, Lazy, Refused, Sample
 
 T = TypeVar("T")
 Values = dict[str, bytes]
@@ -94,11 +94,22 @@ class _Row:
     done: float
 
 
+@dataclass(frozen=True)
+class _Try:
+    """An attempt to be made: its number, and the digest of what it reads."""
+
+    number: int
+    inputs: str
+
+
+Done = tuple[LedgerRow, Values]
+
+
 class _Run:
     def __init__(self, worker: Worker, unit: Unit, at: Callable[[float, str, str], None]) -> None:
         self.worker, self.unit, self.at = worker, unit, at
         self.result = UnitResult(unit.shard)
-        self.stored = {node.column: StoredShard(unit.root, node, unit.shard, revision) for node, revision in unit.stored}
+        self.stored = {node.column: StoredShard(unit.root, node, unit.shard, revision) for node, revision in unit.read}
         self.bases: dict[str, StoredShard] = {}
         for step in unit.steps:
             if step.base is not None and (base := StoredShard(unit.root, step.node, unit.shard, step.base)).intact():
@@ -115,8 +126,12 @@ class _Run:
         self.decode_s = 0.0
 
     def whole(self) -> UnitResult:
-        for row in self._ingest() if self.unit.ingest.column in self.drafts else self._stored_rows():
-            self._through_all(row)
+        rows = self._ingest() if self.unit.ingest.column in self.drafts else self._stored_rows()
+        if len(self.unit.steps) == 1 and isinstance(self.unit.steps[0].node.operator, BatchOperator) and not self.unit.careful:
+            self._in_batches(rows, self.steps[0], self.unit.steps[0].node.operator.batch_size)
+        else:
+            for row in rows:
+                self._through_all(row)
         sources = content_digest(self.unit.sources, {r["path"]: r["sha256"] for r in self.records})
         tars = {column: stored.commit.tar_sha256 for column, stored in self.stored.items()}
         for step in self.unit.steps:
@@ -142,7 +157,7 @@ class _Run:
 
     def _stored_rows(self) -> Iterator[_Row]:
         ingest = self.stored[self.unit.ingest.column]
-        fields = [(self.stored[node.column], f) for node, _ in self.unit.stored for f in node.writes if f.name in self.needed]
+        fields = [(self.stored[node.column], f) for node, _ in self.unit.read for f in node.writes if f.name in self.needed]
         for n, (key, line) in enumerate(ingest.rows.items()):
             found = {f.name: shard.read(key, f.name) for shard, f in fields}
             values = {name: value for name, value in found.items() if value is not None}
@@ -220,8 +235,20 @@ class _Run:
     # operators
 
     def _through_all(self, row: _Row) -> None:
+        sample, before_s = self._sample(row), self.decode_s
+        for step in self.steps:
+            self.at(row.done, row.key, step.node.name)
+            line, values = self._apply(step, row, sample)
+            self._draft(step.node, line, values)
+            for field in step.node.writes:
+                if field.name in self.needed and field.name in values:
+                    row.values[field.name] = values[field.name]
+                    sample[field] = _lazy(field, values[field.name])
+        self._book_decoding(row, before_s)
+
+    def _sample(self, row: _Row) -> Sample:
+        """What operators see of a row; decoded when they ask for it."""
         sample = Sample(row.key)
-        before_s = self.decode_s
 
         def open_clip(_: bytes) -> TimedClip:
             file = self._file(self.sources[row.record["path"]])
@@ -234,35 +261,78 @@ class _Run:
         for name, field in self.needed.items():
             if name in row.values:
                 sample[field] = _lazy(field, row.values[name])
-        for step in self.steps:
-            self.at(row.done, row.key, step.node.name)
-            line, values = self._apply(step, row, sample)
-            self._draft(step.node, line, values)
-            for field in step.node.writes:
-                if field.name in self.needed and field.name in values:
-                    row.values[field.name] = values[field.name]
-                    sample[field] = _lazy(field, values[field.name])
+        return sample
+
+    def _book_decoding(self, row: _Row, before_s: float) -> None:
         if self.decode_s > before_s:
             self._cost(DECODING, Cost(self.decode_s - before_s, clip_seconds(row.record)))
 
-    def _apply(self, step: Step, row: _Row, sample: Sample) -> tuple[LedgerRow, Values]:
+    def _in_batches(self, rows: Iterator[_Row], step: Step, size: int) -> None:
+        """Rows through one operator that takes several at a time; lines and values in the order of the rows all the same."""
+        queue: list[tuple[_Row, Sample, _Try | Done]] = []
+        for row in rows:
+            queue.append((row, self._sample(row), self._try(step, row)))
+            if sum(isinstance(todo, _Try) for *_, todo in queue) == size:
+                self._flush(step, queue)
+                queue = []
+        self._flush(step, queue)
+
+    def _flush(self, step: Step, queue: list[tuple[_Row, Sample, _Try | Done]]) -> None:
+        node, operator = step.node, self.worker.operator(step.node)
+        todo = [(row, sample) for row, sample, what in queue if isinstance(what, _Try)]
+        outputs: dict[str, dict[Field, Any]] = {}
+        each_s = 0.0
+        if len(todo) > 1:
+            self.at(todo[0][0].done, todo[0][0].key, node.name)
+            start = self._clock(node)
+            try:
+                given = operator.call_many([sample for _, sample in todo])
+                outputs = {row.key: values for (row, _), values in zip(todo, given, strict=True)}
+            except STOPS_THE_RUN as error:
+                error.add_note(f"operator {node.name} (version {node.operator.version}) was working on {todo[0][0].key}")
+                raise
+            except Exception:  # which of them it was is seen when each is tried alone
+                outputs = {}
+            each_s = (self._clock(node) - start) / len(todo)
+        for row, sample, what in queue:
+            if isinstance(what, _Try):
+                self.at(row.done, row.key, node.name)
+                work = functools.partial(_call, operator, sample)
+                if outputs:
+                    work = functools.partial(_encoded, operator, outputs[row.key])
+                line, values = self._tried(node, row, what, work, each_s)
+            else:
+                line, values = what
+            self._draft(node, line, values)
+
+    def _apply(self, step: Step, row: _Row, sample: Sample) -> Done:
         """The row's line in the operator's ledger, and its values: copied where nothing changed, else computed."""
+        what = self._try(step, row)
+        if not isinstance(what, _Try):
+            return what
+        return self._tried(step.node, row, what, functools.partial(_call, self.worker.operator(step.node), sample))
+
+    def _try(self, step: Step, row: _Row) -> _Try | Done:
+        """What is known without work, or the attempt that has to be made."""
         node, base = step.node, self.bases.get(step.node.column)
         missing = [f.name for f in node.reads if f.stored and f.name not in row.values]
         if missing:
             return LedgerRow(row.key, "quarantined", MISSING_INPUT, f"input {missing[0]} missing", tries=0), {}
         inputs = self._inputs(node, row)
-        tries = 1
         before = base.rows.get(row.key) if base else None
         if base and before and before.inputs == inputs:
             if before.status == "written" or not self.unit.retry:
                 return before, _present({f.name: base.read(row.key, f.name) for f in node.writes})
-            tries = before.tries + 1
-        values, cpu_s = self._attempt(node, row.key, functools.partial(_call, self.worker.operator(node), sample))
+            return _Try(before.tries + 1, inputs)
+        return _Try(1, inputs)
+
+    def _tried(self, node: Node, row: _Row, attempt: _Try, work: Callable[[], Values], spent_s: float = 0.0) -> Done:
+        values, cpu_s = self._attempt(node, row.key, work)
         if isinstance(values, Failure):
-            return LedgerRow(row.key, "quarantined", values.error, values.message, values.trace, tries, inputs), {}
-        self._cost(node.name, Cost(cpu_s, clip_seconds(row.record), sum(map(len, values.values()))))
-        return LedgerRow(row.key, "written", tries=tries, inputs=inputs), values
+            line = LedgerRow(row.key, "quarantined", values.error, values.message, values.trace, attempt.number, attempt.inputs)
+            return line, {}
+        self._cost(node.name, Cost(cpu_s + spent_s, clip_seconds(row.record), sum(map(len, values.values()))))
+        return LedgerRow(row.key, "written", tries=attempt.number, inputs=attempt.inputs), values
 
     def _inputs(self, node: Node, row: _Row) -> str:
         """Digest of the bytes the operator would read; for frames their file's digest, in SOURCE, and TIMELINE."""
@@ -271,8 +341,8 @@ class _Run:
         return digest.short(*(given if name == GIVEN.name else row.values[name] for name in names))
 
     def _attempt(self, node: Node, key: str, work: Callable[[], T]) -> tuple[T | Failure, float]:
-        """Result or failure, and the CPU seconds it took, without decoding."""
-        start = time.process_time() - self.decode_s
+        """Result or failure, and the seconds it took, without decoding."""
+        start = self._clock(node) - self.decode_s
         result: T | Failure
         if (key, node.name) in self.unit.poisoned:
             result = Failure(WORKER_DIED, f"the worker process died, more than once, while {node.name} worked on it")
@@ -288,7 +358,10 @@ class _Run:
                     raise
                 result = describe(error, self.places)
         self.worker.streaks.note(node.name, key, result if isinstance(result, Failure) else None)
-        return result, time.process_time() - self.decode_s - start
+        return result, self._clock(node) - self.decode_s - start
+
+    def _clock(self, node: Node) -> float:
+        return time.monotonic() if node.operator.resources.gpus > 0 else time.process_time()
 
     def _draft(self, node: Node, line: LedgerRow, values: Values) -> None:
         members = [(f.name, EXTENSION[f.codec], values[f.name]) for f in node.writes if f.name in values]
@@ -307,7 +380,10 @@ def _call(operator: Any, sample: Sample) -> Values:
     Raises:
         TypeError: it gave other fields than it declares.
     """
-    values = operator(sample)
+    return _encoded(operator, operator(sample))
+
+
+def _encoded(operator: Any, values: dict[Field, Any]) -> Values:
     if set(values) != set(operator.writes):
         given, want = (sorted(f.name for f in fields) for fields in (values, operator.writes))
         raise TypeError(f"operator {operator.name} gave {', '.join(given)}, declares {', '.join(want)}")

@@ -11,26 +11,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from infra.cluster import connect
 from infra.errors import LikenessError
 from pipelines.dataset.build import build
 from pipelines.dataset.graph import Toolbox
 from pipelines.dataset.request import updated
 from preprocessing.fields import AUDIO, SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
-from preprocessing.operator import Operator, OperatorParams, Refused, Resources, Sample
+from preprocessing.operator import BatchOperator, Operator, OperatorParams, Refused, Resources, Sample
 
 DOUBLED = Field("doubled", "npy", "float32", ("frames",), "frame", "numbers times two")
 SHIFTED = Field("shifted", "npy", "float32", ("frames",), "frame", "doubled numbers, shifted")
 SUMMED = Field("summed", "json", "object", (), "clip", "sum of the frames and of the shifted numbers")
 FRAGILE = Field("fragile", "npy", "float32", ("frames",), "frame", "numbers; 13 is one too many")
 BROKEN = Field("broken", "npy", "float32", ("frames",), "frame", "an operator with a bug")
+BATCHED = Field("batched", "json", "object", (), "clip", "sum, as if by a network")
+AFTER = Field("after", "json", "object", (), "clip", "sum of the network's and of the shifted numbers")
 DEADLY = Field("deadly", "npy", "float32", ("frames",), "frame", "an operator that crashes its process on 66")
-TOYS = {f.name: f for f in (DOUBLED, SHIFTED, SUMMED, FRAGILE, BROKEN, DEADLY)}
+TOYS = {f.name: f for f in (DOUBLED, SHIFTED, SUMMED, FRAGILE, BROKEN, BATCHED, AFTER, DEADLY)}
 
 calls: list[tuple[str, str]] = []  # (operator, row or source) of this process
 decodes: list[Path] = []
@@ -147,7 +150,38 @@ class Deadly(_Toy):
         return {DEADLY: sample[AUDIO].astype(np.float32)}
 
 
-OPERATORS: tuple[type[_Toy], ...] = (Double, Shift, Sum, Fragile, Broken, Deadly)
+class Batched(BatchOperator):
+    """Stands for a network on a GPU: rows in batches, in a process of its own where there are GPUs."""
+
+    name, version, batch_size = "batched", 1, 3
+    reads, writes = (DOUBLED,), (BATCHED,)
+    resources = Resources(gpus=0.5)
+
+    def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
+        calls.append((self.name, "+".join(sample.key for sample in samples)))
+        log = Path(os.environ["TOY_LOG"]) if "TOY_LOG" in os.environ else None
+        if log:
+            with open(log, "a") as file:
+                file.write(f"{os.getpid()} {len(samples)}\n")
+        for sample in samples:
+            if 26 in sample[DOUBLED]:
+                raise ValueError("26 is too much")
+            if 132 in sample[DOUBLED]:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [{BATCHED: {"sum": float(sample[DOUBLED].sum())}} for sample in samples]
+
+
+class After(_Toy):
+    """A CPU operator that waits for the one on the GPU."""
+
+    name, version = "after", 1
+    reads, writes = (BATCHED, SHIFTED), (AFTER,)
+
+    def work(self, sample: Sample) -> dict[Field, Any]:
+        return {AFTER: {"both": sample[BATCHED]["sum"] + float(sample[SHIFTED].sum())}}
+
+
+OPERATORS: tuple[type[Operator], ...] = (Double, Shift, Sum, Fragile, Broken, Deadly, Batched, After)
 
 
 def producer(field: str, settings: Mapping[str, Mapping[str, Any]]) -> Operator:
@@ -189,6 +223,8 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--runner", default="serial")
     parser.add_argument("--kill-at", type=int, default=0)
+    parser.add_argument("--fields", nargs="+", default=["summed", "fragile"])
+    parser.add_argument("--gpus", type=int, default=0)
     args = parser.parse_args()
     rename, done = os.replace, 0
 
@@ -200,7 +236,10 @@ def main() -> None:
         rename(*places)
 
     os.replace = counted
-    request = updated(None, sources=[str(args.source)], fields=["summed", "fragile"])
+    if args.gpus:
+        here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+        connect(num_cpus=2, num_gpus=args.gpus, object_store_memory=128 * 2**20, log_to_driver=False, runtime_env=here)
+    request = updated(None, sources=[str(args.source)], fields=args.fields)
     report = build(args.dataset, request, TOOLBOX, runner=args.runner, workers=2)
     print(report.digest, done)
 
