@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field as Setting
@@ -93,11 +94,36 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def load_network(kind: Any, folder: Path, model: str, **options: Any) -> Any:
+    """A network of transformers or diffusers with all its weights, ready to run on `device()`.
+
+    Args:
+        kind: its class, or an Auto class.
+        model: what the user called it.
+
+    Raises:
+        LikenessError: the folder holds something else, or only a part of the weights: the libraries would make up the rest.
+    """
+    with loading(model, kind.__name__):
+        network, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        what = f"{model} lacks {len(missing)} weights of {type(network).__name__}, {missing[0]} for one"
+        raise LikenessError(what, allowed=kind.__name__, fix="set model to another")
+    return network.eval().to(device())
+
+
 @contextmanager
 def loading(model: str, what: str) -> Iterator[None]:
-    """Turns what the libraries say about a folder that does not hold `what` into one line about `model`."""
+    """Turns what the libraries say about a folder that does not hold `what` into one line about `model`; no progress bars."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        said = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise LikenessError(f"{model} does not load as {what} ({said[:300]})", allowed=what, fix="set model to another") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from preprocessing.fields import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, GIVEN, Field, image
 from preprocessing.operator import Operator, Refused, Sample
-from preprocessing.pretrained import Dtype, PretrainedOperator, PretrainedParams, device, loading
+from preprocessing.pretrained import Dtype, PretrainedOperator, PretrainedParams, load_network, loading
 
 GIVEN_PLACE = "{caption}"
 
@@ -100,14 +100,14 @@ class _Captioner(PretrainedOperator):
         Raises:
             LikenessError: the weights are not here, or are no image-to-text network.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
         folder = self.asset(self.params.asset())
         with loading(self.params.model, self.wants):
-            # Pillow resizes alike everywhere, torchvision's way is another; the network was taught with Pillow's.
-            self._processor = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-            network = AutoModelForImageTextToText.from_pretrained(folder, dtype=self.torch_dtype(), local_files_only=True)
-        self._network = network.eval().to(device())
+            self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            # Pillow resizes alike everywhere; torchvision, where there is one, would do it in another way.
+            self._processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        self._network = load_network(AutoModelForImageTextToText, folder, self.params.model, dtype=self.torch_dtype())
 
     def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
         inputs = [self._prepared(sample) for sample in samples]

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 
 from preprocessing.fields import Field, image, latent
 from preprocessing.operator import FamilyOperator, OperatorParams, Resources, Sample
-from preprocessing.pretrained import PretrainedOperator, PretrainedParams, device, loading
+from preprocessing.pretrained import PretrainedOperator, PretrainedParams, load_network, loading
 
 STEP_PX = 8  # one latent pixel stands for 8 x 8 pixels, in all encoders of the family
 MODELS = {
@@ -26,8 +26,8 @@ class AutoencoderLatents(PretrainedOperator, FamilyOperator):
 
     `image_SIZE` is cut to whole latent pixels (see `cropped`), scaled to [-1, 1] and encoded. Stored are the mean (first half
     of the channels) and the log variance, as float16, before the scaling factor: training draws mean + exp(log variance / 2) x
-    noise and then multiplies by the model's `scaling_factor`. An autoencoder that overflows in float16 (`force_upcast` in its
-    settings: SDXL's) runs in float32 whatever `dtype` says, as in diffusers.
+    noise and then multiplies by the model's `scaling_factor`. SDXL's autoencoder overflows in float16, so it runs in float32
+    whatever `dtype` says, unless its settings have `force_upcast` false (as those of mended ones do): diffusers' rule.
     """
 
     version = 1
@@ -88,10 +88,12 @@ class AutoencoderLatents(PretrainedOperator, FamilyOperator):
 
         folder = self.asset(self.assets[0])
         with loading(self._params().model, "AutoencoderKL (diffusers)"):
-            network = AutoencoderKL.from_pretrained(folder, local_files_only=True)
-        dtype = torch.float32 if network.config.get("force_upcast") else self.torch_dtype()
+            settings = AutoencoderKL.load_config(folder, local_files_only=True)
+            overflows = self.params.encoder == "sdxl" and settings.get("force_upcast", True)
+        dtype = torch.float32 if overflows else self.torch_dtype()
+        network = load_network(AutoencoderKL, folder, self._params().model, dtype=dtype)
         del network.decoder, network.post_quant_conv  # half of its memory, never used here
-        self._network = network.eval().to(device(), dtype)
+        self._network = network
 
     def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
         pictures = [cropped(sample[self.reads[0]]) for sample in samples]

@@ -11,7 +11,7 @@ from pydantic import field_validator
 from preprocessing.fields import TEXT_POOLED_SDXL, Field, by_name, text_embedding
 from preprocessing.operator import FamilyOperator, Sample
 from preprocessing.operators.latents import MODELS, named
-from preprocessing.pretrained import PretrainedOperator, PretrainedParams, device, loading
+from preprocessing.pretrained import PretrainedOperator, PretrainedParams, device, load_network, loading
 
 
 class TextEmbeddings(PretrainedOperator, FamilyOperator):
@@ -99,13 +99,12 @@ class TextEmbeddings(PretrainedOperator, FamilyOperator):
         parts: dict[str, Any] = {}
         for name, asset in zip(self._parts(), self.assets, strict=True):
             folder = self.asset(asset)
-            with loading(model, f"{name} of CLIP (transformers)"):
-                if name.startswith("tokenizer"):
+            if name.startswith("tokenizer"):
+                with loading(model, CLIPTokenizer.__name__):
                     parts[name] = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-                else:
-                    kind = CLIPTextModelWithProjection if name.endswith("_2") else CLIPTextModel
-                    network = kind.from_pretrained(folder, dtype=self.torch_dtype(), local_files_only=True)
-                    parts[name] = network.eval().to(device())
+            else:
+                kind = CLIPTextModelWithProjection if name.endswith("_2") else CLIPTextModel
+                parts[name] = load_network(kind, folder, model, dtype=self.torch_dtype())
         absent: dict[str, Any] = {"vae": None, "unet": None, "scheduler": None, "feature_extractor": None}
         if self._double():
             self._pipeline: Any = StableDiffusionXLPipeline(**parts, **absent)

@@ -1,0 +1,123 @@
+"""Networks of a few thousand random weights in the layouts of transformers and diffusers, with tokenizers made here.
+
+They have learnt nothing, but they are loaded, fed and read as the published ones are. Weights are spread so widely that what
+they say depends on the picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = (
+    "a an the man woman child dog cat red blue green small large old young sits stands speaks smiles walks on in at with "
+    "street garden room hat coat dress and of picture photo face"
+).split()
+SIDE = 32
+CHAT = (
+    "{% for message in messages %}{{ message['role'].upper() }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def blip(folder: Path, seed: int = 0) -> Path:
+    """A captioner as Salesforce/blip-image-captioning-base is laid out."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = {word: place for place, word in enumerate([*marks, *WORDS])}
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    # As published, the mark that begins a caption is no token of the tokenizer.
+    ids = {"bos_token_id": len(vocab), "eos_token_id": vocab["[SEP]"], "sep_token_id": vocab["[SEP]"], "pad_token_id": 0}
+    config = BlipConfig(
+        text_config={**size, **ids, "vocab_size": len(vocab) + 2, "max_position_embeddings": 64, "encoder_hidden_size": 16},
+        vision_config={**size, "image_size": SIDE, "patch_size": 8},
+    )
+    torch.manual_seed(seed)
+    network = BlipForConditionalGeneration(config)
+    _spread(network).save_pretrained(folder)
+    pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    BlipProcessor(pictures, BertTokenizer(vocab)).save_pretrained(folder)
+    return folder
+
+
+def llava(folder: Path, seed: int = 0) -> Path:
+    """A vision chat model as llava-hf/llava-1.5-7b-hf is laid out."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    marks = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
+    vocab = {word: place for place, word in enumerate([*marks, "USER", "ASSISTANT", ":", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.decoder = decoders.WordPiece(prefix="##")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LlavaConfig(
+        vision_config={**size, "model_type": "clip_vision_model", "image_size": SIDE, "patch_size": 8, "projection_dim": 16},
+        text_config={
+            **size, "model_type": "llama", "vocab_size": len(vocab), "num_key_value_heads": 2, "max_position_embeddings": 256,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+        },
+        image_token_index=vocab["<image>"], image_seq_length=(SIDE // 8) ** 2,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    network = LlavaForConditionalGeneration(config)
+    _spread(network).save_pretrained(folder)
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    LlavaProcessor(
+        pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=CHAT,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def autoencoder(folder: Path, seed: int = 0, **settings: Any) -> Path:
+    """The `vae` of a Stable Diffusion: 8 x 8 pixels to one of 4 channels."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(8, 8, 8, 8),
+        latent_channels=4, norm_num_groups=4, **settings,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    return folder
+
+
+def text_encoders(folder: Path, double: bool, seed: int = 0) -> Path:
+    """Tokenizer and text encoder of a Stable Diffusion; `double` for the two of SDXL."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    letters = [chr(c) for c in range(33, 127)]
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {word: place for place, word in enumerate([*letters, *(c + "</w>" for c in letters), *marks])}
+    torch.manual_seed(seed)
+    for number, tail in enumerate(["", "_2"][: 1 + double]):
+        tokenizer = CLIPTokenizer(vocab, [], model_max_length=77, **({"pad_token": "!"} if number else {}))
+        tokenizer.save_pretrained(folder / f"tokenizer{tail}")
+        config = CLIPTextConfig(
+            vocab_size=len(vocab), hidden_size=16 + 8 * number, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+            projection_dim=20, max_position_embeddings=77, bos_token_id=vocab[marks[0]], eos_token_id=vocab[marks[1]],
+        )  # fmt: skip
+        kind = CLIPTextModelWithProjection if number else CLIPTextModel
+        kind(config).save_pretrained(folder / f"text_encoder{tail}")
+    return folder
+
+
+def _spread(network: torch.nn.Module) -> torch.nn.Module:
+    for weights in network.parameters():
+        if weights.ndim > 1:
+            torch.nn.init.normal_(weights, std=0.6)
+    return network
