@@ -9,6 +9,14 @@ from pipelines.cli import data_build, data_look, data_select
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Datasets: plan, build, add fields, look at them, check their bytes.",
 )  # fmt: skip
-COMMANDS = (data_build.plan, data_build.build, data_build.add, data_look.show, data_look.verify, data_select.select)
+COMMANDS = (
+    data_build.plan,
+    data_build.build,
+    data_build.add,
+    data_build.expand,
+    data_look.show,
+    data_look.verify,
+    data_select.select,
+)
 for command in COMMANDS:
     app.command()(command)

@@ -74,13 +74,30 @@ def add(
         _build(dataset, request, workers, runner, False, max_failures, strict, as_json)
 
 
+def expand(
+    parent: Annotated[Path, typer.Argument(metavar="PARENT", help="Dataset to make rows from.")], dataset: Dataset,
+    by: Annotated[str, typer.Option("--by", help="What makes the rows; face_tracks: one per person followed.")] = "face_tracks",
+    recipe: Recipe = "", field: Fields = None, settings: Settings = None, workers: Workers = CORES, runner: Runner = "",
+    max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Build a dataset whose rows are made from another one's; afterwards `data build DATASET` keeps it up to date."""
+    from pipelines.dataset.expand import derived
+
+    request = derived(load_request(dataset), parent, by, dataset)
+    request = updated(request, recipe=recipe, fields=field or [], settings=settings or [])
+    if dry_run:
+        _plan(dataset, request, workers, False, as_json)
+    else:
+        _build(dataset, request, workers, runner, False, max_failures, strict, as_json)
+
+
 def _plan(dataset: Path, request: Request, workers: int, retry: bool, as_json: bool) -> None:
     from pipelines.cli.data_tables import print_plan
     from pipelines.dataset.build import plan_build
-    from pipelines.dataset.graph import standard
+    from pipelines.dataset.expand import toolbox_of
     from pipelines.dataset.rates import forecast, load_rates
 
-    toolbox = standard(dataset)
+    toolbox = toolbox_of(dataset, request)
     made = plan_build(dataset, request, toolbox, retry)
     operators = forecast(made, load_rates())
     cpu_s, disk = (_sum([line[name] for line in operators]) for name in ("cpu_s", "bytes"))
@@ -104,14 +121,14 @@ def _build(
 ) -> None:
     from pipelines.cli.data_tables import print_report
     from pipelines.dataset.build import build as run
-    from pipelines.dataset.graph import standard
+    from pipelines.dataset.expand import toolbox_of
 
     if runner not in ("", "ray", "serial"):
         raise LikenessError(f"--runner {runner}", allowed="ray, serial")
     with bars(as_json) as shown:
         bar = shown.add_task("starting", total=None)
         report = run(
-            dataset, request, standard(dataset), runner=runner or None, workers=workers, retry=retry,  # type: ignore[arg-type]
+            dataset, request, toolbox_of(dataset, request), runner=runner or None, workers=workers, retry=retry,  # type: ignore[arg-type]
             failures_in_a_row=max_failures,
             progress=lambda done, total, what: shown.update(bar, completed=done, total=total, description=what),
         )  # fmt: skip

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import LikenessError
 from infra.storage.atomic import move_into_place, sweep, temporary
+from infra.storage.fits import outdated_fits, used_fits
 from infra.storage.ledger import read_commit, read_ledger
 from infra.storage.lock import build_lock
 from infra.storage.manifest import (
@@ -31,6 +32,7 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
+from pipelines.dataset.expand import child_sources, note_derived
 from pipelines.dataset.graph import Graph, Toolbox, resolve
 from pipelines.dataset.outcome import FAILURES_IN_A_ROW, MISSING_INPUT
 from pipelines.dataset.plan import Hashes, Plan, make_plan
@@ -90,9 +92,9 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     head = read_manifest(root, name) if name else None
     placed = {path for shard in head.shards for path in shard.sources} if head else set()
     known = [entry for entry in head.sources if entry.path in placed] if head else []
-    sources = find_sources(root, request, known)
+    sources = child_sources(request) if request.parent else find_sources(root, request, known)
     if not any(not source.refusal for source in sources):
-        places = ", ".join(request.roots.values())
+        places = ", ".join(request.roots.values()) or request.parent
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")
     plan = make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
     _check_roots(plan, request)
@@ -147,6 +149,8 @@ def build(
         hashes = Hashes(root)
         plan = plan_build(root, request, toolbox, retry, hashes)
         save_request(root, request)
+        if request.parent:
+            note_derived(Path(request.parent), root)
         units = plan.units(toolbox)
         runner = runner or ("ray" if min(workers, len(units)) > 1 else "serial")
         results = _run(units, runner, workers, failures_in_a_row, progress, hashes)
@@ -154,7 +158,7 @@ def build(
         _check_laws(manifest, len(plan.left_out) + sum(map(len, plan.shards)))
         before = head_digest(root)
         digest = commit_manifest(root, manifest)
-        _write_sources_table(root, manifest)
+        write_sources_table(root, manifest)
         costs: dict[str, Cost] = {}
         for result in results.values():
             for name, cost in result.costs.items():
@@ -233,6 +237,7 @@ def _manifest(plan: Plan, results: Mapping[int, UnitResult], val_fraction: float
             )
             for node in plan.graph.nodes
         },
+        fits=used_fits(plan.root, {name: sha256 for node in plan.graph.nodes for name, sha256 in node.assets.items()}),
     )  # fmt: skip
 
 
@@ -270,7 +275,7 @@ def _check_laws(manifest: Manifest, found: int) -> None:
                 raise RuntimeError(f"conservation of rows broken in {name}, shard {shard}: {entry}, {rows} rows")
 
 
-def _write_sources_table(root: Path, manifest: Manifest) -> None:
+def write_sources_table(root: Path, manifest: Manifest) -> None:
     """`sources.parquet`, the manifest's sources for people's tools; readers of the dataset don't use it."""
     scratch = temporary(root, ".parquet")
     lines = [entry.model_dump(mode="json") | {"tags": list(entry.tags.items())} for entry in manifest.sources]
@@ -307,6 +312,7 @@ def _notices(lock: str, plan: Plan, manifest: Manifest) -> list[str]:
     notices = [lock] if lock else []
     if gone := [s.path for shard in plan.shards for s in shard if s.bytes < 0 and not s.refusal]:
         notices.append(f"{len(gone)} source files are gone, their rows stay: {', '.join(gone[:3])}" + " ..." * (len(gone) > 3))
+    notices += outdated_fits(manifest)
     splits = Counter(entry.split for entry in manifest.sources if entry.status == "ingested")
     if splits and not splits["val"]:
         notices.append("no source of split val has rows: give splits with --list, or add people")

@@ -22,9 +22,13 @@ from preprocessing.operator import Operator, OperatorParams, Resources
 class Ingest(Protocol):
     """The first operator: one source in, its rows out."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]
     resources: ClassVar[Resources]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
 
     @property
     def params(self) -> OperatorParams: ...
@@ -32,8 +36,12 @@ class Ingest(Protocol):
     @property
     def writes(self) -> tuple[Field, ...]: ...
 
-    def __call__(self, path: Path, source: Mapping[str, Any]) -> list[tuple[int, dict[Field, Any]]]:
-        """Segments of the source as (number, values). Raises `Refused` for a source understood to be of no use."""
+    def __call__(self, path: Path, source: Mapping[str, Any]) -> Sequence[tuple[int | str, dict[Field, Any]]]:
+        """Segments of the source as (number or end of the row key, values).
+
+        Raises:
+            Refused: for a source understood to be of no use.
+        """
         ...
 
 

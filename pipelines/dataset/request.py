@@ -30,7 +30,13 @@ class Recipe(BaseModel):
 
 
 class Request(BaseModel):
-    """See the module. `roots`: label -> absolute path of a folder or file; `operators`: name -> settings."""
+    """See the module.
+
+    Attributes:
+        roots: label -> absolute path of a folder or file.
+        operators: name -> settings.
+        parent, expander: of a derived dataset: absolute path of the dataset it is made from, and what makes its rows.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,6 +45,8 @@ class Request(BaseModel):
     fields: list[str] = []
     operators: dict[str, dict[str, Any]] = {}
     val_fraction: float = Field(default=0.1, ge=0, le=1)
+    parent: str = ""
+    expander: str = ""
 
 
 def load_request(root: Path) -> Request | None:
@@ -85,6 +93,9 @@ def updated(
     for text in sources:
         label, path = _label(text, new.roots)
         new.roots[label] = str(path)
+    if new.parent and (sources or source_list):
+        raise LikenessError(f"a dataset derived from {new.parent} takes its sources from there",
+                            fix=f"add them to it: likeness data build {new.parent} --source FOLDER")
     if source_list:
         new.source_list = str(Path(source_list).resolve())
     if recipe or not (new.fields or fields):

@@ -76,8 +76,8 @@ def source_key(path: str) -> str:
     return f"{slug or 'file'}-{hashlib.blake2b(path.encode(), digest_size=3).hexdigest()}"
 
 
-def row_key(source: str, segment: int) -> str:
-    return f"{source}-{segment:04d}"
+def row_key(source: str, segment: int | str) -> str:
+    return f"{source}-{segment:04d}" if isinstance(segment, int) else f"{source}-{segment}"
 
 
 def given_digest(sources: Iterable[Source]) -> str:

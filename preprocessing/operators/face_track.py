@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field as Setting
 
 from preprocessing.fields import FACE_DETECTIONS, FACE_TRACK, VIDEO, Field
-from preprocessing.operator import Operator, OperatorParams, Sample
+from preprocessing.operator import Frames, Operator, OperatorParams, Sample
 
 LOOK_PX, LOOK_MARGIN = 16, 1.6  # the look of a face: its box enlarged (hair and collar tell people apart), shrunk to this size
 
@@ -26,6 +26,11 @@ class Track:
     def weight(self) -> float:
         """Sum over frames of box area x score: who is large, long and certain is the main face."""
         return float(sum((b[2] - b[0]) * (b[3] - b[1]) * b[4] for _, b in self.seen))
+
+    @property
+    def side_px(self) -> float:
+        """Mean over frames of the square root of the box's area."""
+        return float(np.mean([np.sqrt(max(0.0, float((b[2] - b[0]) * (b[3] - b[1])))) for _, b in self.seen]))
 
 
 class FaceTrack(Operator):
@@ -56,37 +61,49 @@ class FaceTrack(Operator):
         return (FACE_TRACK,)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
-        video, detections = sample[VIDEO], sample[FACE_DETECTIONS]
-        edges = np.searchsorted(detections[:, 0], np.arange(video.n_frames + 1))
-        tracks: list[Track] = []
-        # A clip without faces need not be decoded.
-        for place, frame in enumerate(video if len(detections) else ()):
-            self._extend(tracks, place, frame, detections[edges[place] : edges[place + 1], 1:])
-        out = np.zeros((video.n_frames, 5), np.float32)
-        if tracks:
-            for place, box in max(tracks, key=lambda t: t.weight).seen:  # of equals the first
-                out[place] = box
-        return {FACE_TRACK: out}
+        video = sample[VIDEO]
+        tracks = link(video, sample[FACE_DETECTIONS], self.params)
+        main = max(tracks, key=lambda t: t.weight, default=None)  # of equals the first
+        return {FACE_TRACK: boxes_per_frame(main, video.n_frames)}
 
-    def _extend(self, tracks: list[Track], place: int, frame: np.ndarray, boxes: np.ndarray) -> None:
-        """Link the faces of one frame to the open tracks, best overlap first; what is left begins tracks."""
-        looks = [face_look(frame, box) for box in boxes]
-        open_tracks = [t for t in tracks if place - t.seen[-1][0] <= self.params.max_missing + 1]
-        pairs = [
-            (iou(track.seen[-1][1], box), -t, -b)
-            for t, track in enumerate(open_tracks)
-            for b, box in enumerate(boxes)
-            if likeness(track.look, looks[b]) >= self.params.min_likeness
-        ]
-        linked: set[int] = set()
-        grown: set[int] = set()
-        for overlap, t, b in sorted(pairs, reverse=True):
-            if overlap >= self.params.min_iou and t not in grown and b not in linked:
-                grown.add(t)
-                linked.add(b)
-                open_tracks[-t].seen.append((place, boxes[-b]))
-                open_tracks[-t].look = looks[-b]
-        tracks.extend(Track([(place, box)], looks[b]) for b, box in enumerate(boxes) if -b not in linked)
+
+def link(video: Frames, detections: np.ndarray, params: FaceTrack.Params) -> list[Track]:
+    """All tracks of a clip, in the order in which they begin; see `FaceTrack` for the rules."""
+    edges = np.searchsorted(detections[:, 0], np.arange(video.n_frames + 1))
+    tracks: list[Track] = []
+    # A clip without faces need not be decoded.
+    for place, frame in enumerate(video if len(detections) else ()):
+        _extend(tracks, place, frame, detections[edges[place] : edges[place + 1], 1:], params)
+    return tracks
+
+
+def boxes_per_frame(track: Track | None, n_frames: int) -> np.ndarray:
+    """FACE_TRACK's value for one track: (n_frames, 5) float32, zeros where it is not seen."""
+    out = np.zeros((n_frames, 5), np.float32)
+    for place, box in track.seen if track else ():
+        out[place] = box
+    return out
+
+
+def _extend(tracks: list[Track], place: int, frame: np.ndarray, boxes: np.ndarray, params: FaceTrack.Params) -> None:
+    """Link the faces of one frame to the open tracks, best overlap first; what is left begins tracks."""
+    looks = [face_look(frame, box) for box in boxes]
+    open_tracks = [t for t in tracks if place - t.seen[-1][0] <= params.max_missing + 1]
+    pairs = [
+        (iou(track.seen[-1][1], box), -t, -b)
+        for t, track in enumerate(open_tracks)
+        for b, box in enumerate(boxes)
+        if likeness(track.look, looks[b]) >= params.min_likeness
+    ]
+    linked: set[int] = set()
+    grown: set[int] = set()
+    for overlap, t, b in sorted(pairs, reverse=True):
+        if overlap >= params.min_iou and t not in grown and b not in linked:
+            grown.add(t)
+            linked.add(b)
+            open_tracks[-t].seen.append((place, boxes[-b]))
+            open_tracks[-t].look = looks[-b]
+    tracks.extend(Track([(place, box)], looks[b]) for b, box in enumerate(boxes) if -b not in linked)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
