@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.dataset.build import Report
+from pipelines.dataset.unit import PER_PHOTO
 
 MOST_PROBLEMS = 200
 
@@ -49,6 +50,8 @@ def print_report(console: Console, root: str, report: Report) -> None:
     if report.starved:
         counts = ", ".join(f"{operator} {count}" for operator, count in sorted(report.starved.items()))
         console.print(f"rows without a value because an input of theirs is missing: {counts}")
+    if report.costs:
+        print_costs(console, report)
     for notice in report.notices:
         console.print(f"note: {notice}")
     files = ", ".join(f"{count} {status}" for status, count in sorted(report.sources.items()))
@@ -56,6 +59,19 @@ def print_report(console: Console, root: str, report: Report) -> None:
     done = f"{report.units} shards in {duration(report.wall_s)}" if report.units else "nothing to compute"
     moved = "" if report.changed else " (unchanged)"
     console.print(f"{done}; dataset {root} is {report.digest[:12]}{moved}; look at it with: likeness data show {root}")
+
+
+def print_costs(console: Console, report: Report) -> None:
+    """Where the time went: an operator per line, the costliest first and named as the bottleneck."""
+    total = sum(cost.cpu_s for cost in report.costs.values())
+    table = _table("operator", "time", "share", "rate", "stored")
+    lines = sorted(report.costs.items(), key=lambda item: -item[1].cpu_s)
+    for name, cost in lines:
+        unit = "photo" if name.endswith(PER_PHOTO) else "s"
+        each = f"{cost.cpu_s / cost.clip_s:.4f} s per {unit}" if cost.clip_s else ""
+        table.add_row(name, duration(cost.cpu_s), f"{cost.cpu_s / total:.0%}" if total else "", each, size(cost.bytes))
+    console.print(table)
+    console.print(f"bottleneck: {lines[0][0]}, {lines[0][1].cpu_s / total:.0%} of {duration(total)}" if total else "")
 
 
 def print_dataset(console: Console, facts: dict[str, Any]) -> None:

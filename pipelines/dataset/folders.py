@@ -22,8 +22,8 @@ from pipelines.dataset.request import Request
 CAPTION_ENDINGS = (".txt", ".caption")
 SIDECAR_ENDINGS = (*CAPTION_ENDINGS, ".json")
 LARGEST_SIDECAR_BYTES = 1 << 20
-MEDIA_ENDINGS = {
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+MEDIA_ENDINGS = PHOTO_ENDINGS | {
     ".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v", ".ts",
 }  # fmt: skip
 

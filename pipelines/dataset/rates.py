@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.dataset.folders import PHOTO_ENDINGS
 from pipelines.dataset.plan import Plan
-from pipelines.dataset.unit import DECODING, Cost
+from pipelines.dataset.unit import DECODING, PER_PHOTO, Cost
 from preprocessing.fields import VIDEO
 
 
@@ -81,20 +82,31 @@ def forecast(plan: Plan, rates: dict[str, Cost]) -> list[dict[str, Any]]:
 
 
 def _estimate(plan: Plan, shards: list[int], rates: dict[str, Cost], operator: str) -> dict[str, float | None]:
-    rate = rates.get(operator)
-    seconds = [_clip_seconds(plan, shard, rates) for shard in shards]
-    known = [s for s in seconds if s is not None]
-    clip_s = sum(known) if len(known) == len(seconds) else None
-    if rate is None or clip_s is None:
-        nothing = None if shards else 0.0
-        return {"clip_s": clip_s, "cpu_s": nothing, "bytes": nothing}
-    return {"clip_s": clip_s, "cpu_s": rate.cpu_s / rate.clip_s * clip_s, "bytes": rate.bytes / rate.clip_s * clip_s}
+    """CPU seconds and bytes for these shards: so much per second of clips, and so much per photo."""
+    lengths = [_lengths(plan, shard, rates) for shard in shards]
+    photos = sum(count for _, count in lengths)
+    known = [s for s, _ in lengths if s is not None]
+    clip_s = sum(known) if len(known) == len(lengths) else None
+    cpu_s = stored = 0.0
+    for name, amount in ((operator, clip_s), (operator + PER_PHOTO, float(photos))):
+        rate = rates.get(name)
+        if amount is None or (amount and rate is None):
+            return {"clip_s": clip_s, "photos": photos, "cpu_s": None, "bytes": None}
+        if rate and amount:
+            cpu_s += rate.cpu_s / rate.clip_s * amount
+            stored += rate.bytes / rate.clip_s * amount
+    return {"clip_s": clip_s, "photos": photos, "cpu_s": cpu_s, "bytes": stored}
 
 
-def _clip_seconds(plan: Plan, shard: int, rates: dict[str, Cost]) -> float | None:
-    """Length of a shard's clips: known once ingested, before that by the size of its files."""
+def _lengths(plan: Plan, shard: int, rates: dict[str, Cost]) -> tuple[float | None, int]:
+    """Seconds of a shard's clips, known once ingested, before that by the size of its files; and the number of its photos."""
+    photos = {source.path for source in plan.shards[shard] if Path(source.path).suffix.lower() in PHOTO_ENDINGS}
     if commit := plan.ingested[shard]:
-        return sum(record["seconds"] for record in commit.sources)
+        records = [record for record in commit.sources if record["status"] == "ingested"]
+        seconds = sum(record["seconds"] for record in records if record["path"] not in photos)
+        return seconds, sum(record["path"] in photos for record in records)
     rate = rates.get(plan.graph.nodes[0].name)
-    size = sum(max(source.bytes, 0) for source in plan.shards[shard])
-    return rate.clip_s / rate.source_bytes * size if rate and rate.source_bytes else None
+    size = sum(max(source.bytes, 0) for source in plan.shards[shard] if source.path not in photos)
+    if not size:
+        return 0.0, len(photos)
+    return (rate.clip_s / rate.source_bytes * size if rate and rate.source_bytes else None), len(photos)

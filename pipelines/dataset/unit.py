@@ -14,6 +14,7 @@ from pipelines.dataset.graph import Node
 from pipelines.dataset.sources import Source
 
 DECODING = "decoding"
+PER_PHOTO = " per photo"  # end of an operator's name where what it took for photos is booked
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Unit:
 @dataclass
 class Cost:
     """What an operator took: CPU seconds (of one that wants a GPU, seconds by the clock) and bytes stored, for `clip_s` seconds of
-    clips (made from `source_bytes`)."""
+    clips, or that many photos (made from `source_bytes`)."""
 
     cpu_s: float = 0.0
     clip_s: float = 0.0
@@ -108,7 +109,8 @@ class UnitResult:
 
     Attributes:
         entries: lines of the manifest by column.
-        costs: by operator name, of what was computed rather than copied; decoding has a line of its own, DECODING.
+        costs: by operator name, of what was computed rather than copied; decoding has a line of its own, DECODING, and photos are
+            booked apart, under the name with PER_PHOTO.
         hashed: source path -> bytes, mtime_ns, sha256 of the source files read.
         attempts: operator calls made; 0 when everything was copied.
     """
@@ -126,6 +128,13 @@ class UnitResult:
         self.attempts += other.attempts
         for name, cost in other.costs.items():
             self.costs.setdefault(name, Cost()).add(cost)
+
+
+def booked(operator: str, record: Mapping[str, Any], cpu_s: float, stored: int = 0, source_bytes: int = 0) -> tuple[str, Cost]:
+    """Under which name, and as what, the work of an operator on a row is booked."""
+    if record.get("kind") == "photo":
+        return operator + PER_PHOTO, Cost(cpu_s, 1.0, stored, source_bytes)
+    return operator, Cost(cpu_s, clip_seconds(record), stored, source_bytes)
 
 
 def clip_seconds(record: Mapping[str, Any]) -> float:

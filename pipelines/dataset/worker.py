@@ -37,7 +37,7 @@ from pipelines.dataset.outcome import (
 from pipelines.dataset.shard import ShardDraft, StoredShard
 from pipelines.dataset.sources import Source, content_digest, given_digest, row_key
 from pipelines.dataset.timed_clip import TimedClip
-from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, clip_seconds
+from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, booked, clip_seconds
 from preprocessing.codecs import EXTENSION, decode, encode
 from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field
 from preprocessing.operator import BatchOperator, Lazy, Refused, Sample
@@ -207,7 +207,11 @@ class _Run:
             return record | {"status": status, "reason": str(rows), "error": rows.error, "trace": rows.trace}, {}
         seconds = sum(clip_seconds(json.loads(values[SOURCE.name])) for values in rows.values())
         stored = sum(len(value) for values in rows.values() for value in values.values())
-        self._cost(node.name, Cost(cpu_s, seconds, stored, source.bytes))
+        first = json.loads(next(iter(rows.values()))[SOURCE.name])
+        name, cost = booked(node.name, first, cpu_s, stored, source.bytes)
+        if name == node.name:  # a video: all its rows
+            cost.clip_s = seconds
+        self._cost(name, cost)
         return record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows
 
     def _hash(self, source: Source) -> str:
@@ -265,7 +269,7 @@ class _Run:
 
     def _book_decoding(self, row: _Row, before_s: float) -> None:
         if self.decode_s > before_s:
-            self._cost(DECODING, Cost(self.decode_s - before_s, clip_seconds(row.record)))
+            self._cost(*booked(DECODING, row.record, self.decode_s - before_s))
 
     def _in_batches(self, rows: Iterator[_Row], step: Step, size: int) -> None:
         """Rows through one operator that takes several at a time; lines and values in the order of the rows all the same."""
@@ -331,7 +335,7 @@ class _Run:
         if isinstance(values, Failure):
             line = LedgerRow(row.key, "quarantined", values.error, values.message, values.trace, attempt.number, attempt.inputs)
             return line, {}
-        self._cost(node.name, Cost(cpu_s + spent_s, clip_seconds(row.record), sum(map(len, values.values()))))
+        self._cost(*booked(node.name, row.record, cpu_s + spent_s, sum(map(len, values.values()))))
         return LedgerRow(row.key, "written", tries=attempt.number, inputs=attempt.inputs), values
 
     def _inputs(self, node: Node, row: _Row) -> str:
