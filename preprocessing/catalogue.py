@@ -15,6 +15,8 @@ from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.aligned_faces import AlignedFaces
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
+from preprocessing.operators.clusters import IdentityCluster
+from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
@@ -35,7 +37,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
-    PictureMeasures, SoundMeasures, PerceptualHash, KeyFrame, GivenCaption, Blip, Llava,
+    PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {

@@ -174,11 +174,12 @@ PERCEPTUAL_HASH = Field(
 )
 IDENTITY_CLUSTER = Field(
     "identity_cluster", "json", "object", (), "clip",
-    "who it is by the fitted identity clusters: cluster (-1 for nobody known), cosine to its centre",
+    "who it is by the fitted identity clusters: cluster (-1 for nobody known), cosine to the nearest centre, rows when fitted",
 )
 DUPLICATE = Field(
     "duplicate", "json", "object", (), "clip",
-    "near duplicates by the fitted groups: group (-1 for none), distance in bits to its first picture, first (0 or 1)",
+    "near duplicates by the fitted groups: group (-1 for a picture like none of them), distance in bits to its first picture, "
+    "first (1 for one row of each group), rows when fitted",
 )
 CAPTION_GIVEN = Field("caption_given", "txt", "str", (), "clip", "the caption that came with the source")
 CAPTION_BLIP = Field("caption_blip", "txt", "str", (), "clip", "caption of the key frame by BLIP")

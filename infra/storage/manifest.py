@@ -81,6 +81,22 @@ class Column(_Part):
         return column_files(root, self.operator, self.digest, shard, self.shards[shard].revision)
 
 
+class FitEntry(_Part):
+    """A fit that columns were made with (see `infra.storage.fits`).
+
+    `reads` maps the fields it was made from to their columns, `rows_of` says which rows were taken (empty: all), `rows` how many
+    had a value, `rows_sha256` is the digest of their keys, `sha256` that of its file.
+    """
+
+    version: int
+    params: dict[str, Any]
+    reads: dict[str, str]
+    rows_of: dict[str, str] = {}
+    rows: int
+    rows_sha256: str
+    sha256: str
+
+
 class FieldInfo(_Part):
     """A field as stored: its type (see `preprocessing.fields.Field`) and the column that holds it."""
 
@@ -114,6 +130,7 @@ class Manifest(_Part):
     shards: tuple[ShardEntry, ...]
     fields: dict[str, FieldInfo]
     columns: dict[str, Column]
+    fits: dict[str, FitEntry] = {}
 
     def encoded(self) -> bytes:
         return digest.canonical_json(self.model_dump(mode="json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipelines.cli import data_build, data_look, data_select
+from pipelines.cli import data_build, data_fit, data_look, data_select
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Datasets: plan, build, add fields, look at them, check their bytes.",
@@ -17,6 +17,8 @@ COMMANDS = (
     data_look.show,
     data_look.verify,
     data_select.select,
+    data_fit.fit,
+    data_fit.split,
 )
 for command in COMMANDS:
     app.command()(command)

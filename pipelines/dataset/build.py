@@ -155,7 +155,7 @@ def build(
         runner = runner or ("ray" if min(workers, len(units)) > 1 else "serial")
         results = _run(units, runner, workers, failures_in_a_row, progress, hashes)
         manifest = _manifest(plan, results, request.val_fraction)
-        _check_laws(manifest, len(plan.left_out) + sum(map(len, plan.shards)))
+        check_laws(manifest, len(plan.left_out) + sum(map(len, plan.shards)))
         before = head_digest(root)
         digest = commit_manifest(root, manifest)
         write_sources_table(root, manifest)
@@ -263,7 +263,7 @@ def _rows(manifest: Manifest) -> int:
     return sum(shard.rows for shard in manifest.shards)
 
 
-def _check_laws(manifest: Manifest, found: int) -> None:
+def check_laws(manifest: Manifest, found: int) -> None:
     """Every file has one outcome, every row of every column has one. A breach is a bug, so it is no LikenessError."""
     keys = [key for entry in manifest.sources for key in entry.keys]
     if len(manifest.sources) != found or len(keys) != len(set(keys)) or len(keys) != _rows(manifest):
