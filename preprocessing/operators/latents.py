@@ -112,7 +112,7 @@ class TinyLatents(FamilyOperator):
     """latent_taef2_SIZE: the latent space of FLUX.2 by its tiny autoencoder (madebyollin/taesd), on the CPU with ONNX Runtime.
 
     `image_SIZE` is cut as by `cropped` and scaled to [0, 1]. Stored is the one latent it gives, as float16: 32 channels, no
-    variance, on the scale that the denoiser sees.
+    variance, as its decoder takes it.
     """
 
     name = "latents_taef2"

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-WORDS = (
-    "a an the man woman child dog cat red blue green small large old young sits stands speaks smiles walks on in at with "
-    "street garden room hat coat dress and of picture photo face"
-).split()
+WORDS = [
+    "a", "an", "the", "man", "woman", "child", "dog", "cat", "red", "blue", "green", "small", "large", "old", "young", "sits",
+    "stands", "speaks", "smiles", "walks", "on", "in", "at", "with", "street", "garden", "room", "hat", "coat", "dress", "and",
+    "of", "picture", "photo", "face",
+]  # fmt: skip
 SIDE = 32
 CHAT = (
     "{% for message in messages %}{{ message['role'].upper() }}: {% for part in message['content'] %}"
