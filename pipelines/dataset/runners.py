@@ -149,11 +149,12 @@ class _Pool:
         ).remote(self.failures_in_a_row)  # fmt: skip
 
     def feed(self) -> None:
-        """Hand waiting units to workers with room."""
-        for _ in range(QUEUED_PER_WORKER):
+        """Hand waiting units to workers with room; the last ones only to those who have nothing to do, so that all end together."""
+        depth = QUEUED_PER_WORKER if len(self.waiting) > len(self.actors) else 1
+        for _ in range(depth):
             load = Counter(number for _, number in self.running.values())
             for number, actor in enumerate(self.actors):
-                if self.waiting and load[number] < QUEUED_PER_WORKER:
+                if self.waiting and load[number] < depth:
                     unit = self.waiting.pop()
                     self.running[actor.run.remote(unit)] = unit, number
                     load[number] += 1
@@ -219,7 +220,7 @@ class _RayRun:
             for name, count in left.items()
         }
         self.pool_of = pool_of
-        for unit in reversed(units):
+        for unit in sorted(units, key=_size):  # the largest first: small ones fill up the end
             self.pools[pool_of(unit.segment)].waiting.append(unit)
 
     def results(self) -> Iterator[UnitResult]:
@@ -252,6 +253,10 @@ class _RayRun:
     def close(self) -> None:
         for pool in self.pools.values():
             pool.close()
+
+
+def _size(unit: Unit) -> tuple[int, int]:
+    return sum(max(source.bytes, 0) for source in unit.sources), -unit.shard
 
 
 def _batched(unit: Unit) -> bool:
