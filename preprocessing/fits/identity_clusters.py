@@ -48,9 +48,10 @@ class IdentityClusters(Fit):
 
     def __call__(self, rows: Iterable[Sample]) -> dict[str, np.ndarray]:
         found = [row[self.reads[0]] for row in rows]
-        vectors = unit(np.array([vector for vector in found if vector.any()]))
-        if len(vectors) == 0:
+        shown = [vector for vector in found if vector.any()]
+        if not shown:
             raise LikenessError(f"none of {len(found)} rows has a face in {self.reads[0]}", fix="fit rows with faces")
+        vectors = unit(np.array(shown))
         groups = average_linkage(vectors, self.params.min_cosine)
         counts = np.bincount(groups)
         sums = np.zeros((len(counts), vectors.shape[1]))
