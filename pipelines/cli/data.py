@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipelines.cli import data_build, data_fit, data_look, data_select
+from pipelines.cli import data_build, data_fit, data_lifecycle, data_look, data_report, data_select
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Datasets: plan, build, add fields, look at them, check their bytes.",
@@ -16,9 +16,13 @@ COMMANDS = (
     data_build.expand,
     data_look.show,
     data_look.verify,
+    data_report.report,
+    data_report.card,
     data_select.select,
     data_fit.fit,
     data_fit.split,
+    data_lifecycle.takedown,
+    data_lifecycle.gc,
 )
 for command in COMMANDS:
     app.command()(command)

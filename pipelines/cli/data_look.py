@@ -32,14 +32,17 @@ def show(
         (print_row if key else print_dataset)(console(), facts)
 
 
-def verify(dataset: Dataset, as_json: Json = False) -> None:
+def verify(
+    dataset: Dataset, quick: Annotated[bool, typer.Option("--quick", help="Only look for missing files and wrong sizes.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Read every byte of a dataset and compare it with the manifest; exit with 2 when something is wrong."""
     from pipelines.cli.data_tables import size
     from pipelines.dataset.verify import verify as check
 
     with bars(as_json) as shown:
         bar = shown.add_task("reading", total=None)
-        verdict = check(dataset, lambda done, total: shown.update(bar, completed=done, total=total))
+        verdict = check(dataset, lambda done, total: shown.update(bar, completed=done, total=total), quick)
     if as_json:
         typer.echo(json.dumps(asdict(verdict), indent=1))
     else:
@@ -49,5 +52,9 @@ def verify(dataset: Dataset, as_json: Json = False) -> None:
         others = f"; {count} files ({size(total)}) belong to older manifests" if count else ""
         outcome = f"{len(verdict.problems)} problems" if verdict.problems else "all as the manifest says"
         typer.echo(f"{verdict.files} files, {size(verdict.bytes)}: {outcome}{others}")
+        if verdict.taken_down:
+            typer.echo(f"{verdict.taken_down} rows taken down; their bytes stay until: likeness data takedown {dataset} --purge")
+        if verdict.purged and not verdict.problems and not quick:
+            typer.echo(f"no byte of the {verdict.purged} purged rows is left")
     if verdict.problems:
         raise typer.Exit(2)

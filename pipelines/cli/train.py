@@ -65,7 +65,8 @@ def _described(plan: RunPlan) -> dict[str, Any]:
     from infra.settings import describe
 
     settings = {key: value for key, _, value in describe(plan.make_stage().config)}
-    return {"run_dir": str(plan.run_dir), "data": plan.datasets, "rows": plan.views, "upstream": plan.upstream, "settings": settings}
+    return {"run_dir": str(plan.run_dir), "data": plan.datasets, "rows": plan.views, "upstream": plan.upstream,
+            "settings": settings}
 
 
 def _trained(plan: RunPlan, workers: int) -> dict[str, Any]:

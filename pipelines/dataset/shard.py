@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from infra import digest
 from infra.storage.atomic import move_into_place, sync, temporary
-from infra.storage.columns import ColumnWriter, parse_index
+from infra.storage.columns import ColumnWriter, Member, parse_index
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
-from pipelines.dataset.graph import Node
+
+
+class Named(Protocol):
+    """Whose column it is: an operator's name, and the digest of all that its values depend on (see `graph.Node`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
 
 
 class StoredShard:
@@ -22,7 +31,7 @@ class StoredShard:
         rows: ledger by row key, in the order of the tar.
     """
 
-    def __init__(self, root: Path, node: Node, shard: int, revision: int) -> None:
+    def __init__(self, root: Path, node: Named, shard: int, revision: int) -> None:
         self.revision = revision
         self.tar, self.idx, self.ledger = column_files(root, node.name, node.digest, shard, revision)
         commit = read_commit(self.ledger)
@@ -30,13 +39,19 @@ class StoredShard:
             raise FileNotFoundError(f"{self.ledger} is missing or damaged")
         self.commit = commit
         self.rows = {row.key: row for row in read_ledger(self.ledger)}
-        self._members = {(m.key, m.field): m for m in parse_index(self.idx.read_bytes())}
+        self._members: dict[str, dict[str, Member]] = {}
+        for member in parse_index(self.idx.read_bytes()):
+            self._members.setdefault(member.key, {})[member.field] = member
         self._file = open(self.tar, "rb")  # noqa: SIM115  (closed by close; stays readable when the name is replaced)
 
     def read(self, key: str, field: str) -> bytes | None:
         """The stored bytes, None where there are none."""
-        member = self._members.get((key, field))
+        member = self._members.get(key, {}).get(field)
         return None if member is None else os.pread(self._file.fileno(), member.size, member.offset)
+
+    def values(self, key: str) -> list[tuple[str, bytes]]:
+        """All of a row's stored bytes, with their fields, in the order of the tar."""
+        return [(field, data) for field in self._members.get(key, {}) if (data := self.read(key, field)) is not None]
 
     def intact(self) -> bool:
         """Whether the tar still has the bytes that were committed."""
@@ -49,11 +64,17 @@ class StoredShard:
     def close(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> StoredShard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class ShardDraft:
     """A shard of a column being written; nothing of it is seen before `commit`."""
 
-    def __init__(self, root: Path, node: Node, shard: int) -> None:
+    def __init__(self, root: Path, node: Named, shard: int) -> None:
         self.root, self.node, self.shard = root, node, shard
         self.rows: list[LedgerRow] = []
         self._writer = ColumnWriter(temporary(root, ".tar"))

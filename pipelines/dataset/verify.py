@@ -1,8 +1,9 @@
-"""Does the dataset still hold what its manifest says? Reads every byte of it."""
+"""Does the dataset still hold what its manifest says, and nothing of what was purged? Reads every byte of it."""
 
 from __future__ import annotations
 
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,15 @@ import pyarrow.parquet as pq
 
 from infra import digest
 from infra.errors import LikenessError
+from infra.storage import open_dataset
 from infra.storage.columns import parse_index, walk_tar
+from infra.storage.fits import find_fit, fit_names
 from infra.storage.ledger import LedgerRow, read_ledger
 from infra.storage.manifest import Column, Manifest, head_digest, read_manifest
+from infra.storage.selection import Rule, decide, read_selection, selection_file, selection_names
+from infra.storage.tombstones import FILE, Tombstones
+from pipelines.dataset.build import write_sources_table
+from pipelines.dataset.stored import column_shards, holds_any, manifest_path, names_any, stored_manifests
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,27 @@ class Problem:
 class Verdict:
     """Attributes:
     problems: none when the dataset is whole.
-    files, bytes: that were read.
+    files, bytes: that were read, or with `quick` looked at.
     others: number and bytes of column files that only older manifests or unfinished builds name.
+    taken_down: rows of the manifest that readers don't give out.
+    purged: rows of which no byte may be left; with `quick` that is not checked.
     """
 
     problems: list[Problem]
     files: int
     bytes: int
     others: tuple[int, int]
+    taken_down: int
+    purged: int
 
 
-def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Verdict:
-    """Check every file that HEAD's manifest names against its digest, and the laws against the ledgers.
+def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total: None, quick: bool = False) -> Verdict:
+    """Check every file that HEAD's manifest names against its digest, the laws against the ledgers, and what lies beside them:
+    older manifests, selections, fits, tombstones.
 
     Args:
         progress: called with bytes done and bytes in all.
+        quick: look only whether files are there and tars have their size.
 
     Raises:
         LikenessError: there is no finished dataset, or its manifest is damaged.
@@ -55,18 +68,26 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
     name = head_digest(root)
     if name is None:
         raise LikenessError(f"{root} has no finished build", fix=f"build it with: likeness data build {root}")
+    root = root.absolute()
     manifest = read_manifest(root, name)
-    problems: list[Problem] = []
+    stones, problems = _tombstones(root)
     files = done = 0
     total = sum(shard.bytes for column in manifest.columns.values() for shard in column.shards)
     for shard, keys in enumerate(_keys(root, manifest)):
         for column in manifest.columns.values():
-            problems += _shard_problems(root, manifest, column, shard, keys)
+            problems += _shard_problems(root, manifest, column, shard, keys, quick)
             files += 3
             done += column.shards[shard].bytes
             progress(done, total)
     problems += _source_problems(root, manifest)
-    return Verdict(problems, files, done, _others(root, manifest))
+    problems += _manifest_problems(root, name, stones)
+    problems += _fit_problems(root)
+    if not quick:
+        problems += _purge_problems(root, stones.purged)
+    problems += _selection_problems(root, stones, quick or bool(problems))
+    hidden = 0 if problems or not stones else open_dataset(root).taken_down
+    purged = len({row for stone in stones.purged.entries for row in stone.rows})
+    return Verdict(problems, files, done, _others(root, manifest), hidden, purged)
 
 
 def _keys(root: Path, manifest: Manifest) -> Iterator[list[str]]:
@@ -76,7 +97,9 @@ def _keys(root: Path, manifest: Manifest) -> Iterator[list[str]]:
         yield [key for path in shard.sources for key in by_source.get(path, ())]
 
 
-def _shard_problems(root: Path, manifest: Manifest, column: Column, shard: int, keys: list[str]) -> Iterator[Problem]:
+def _shard_problems(
+    root: Path, manifest: Manifest, column: Column, shard: int, keys: list[str], quick: bool
+) -> Iterator[Problem]:
     entry = column.shards[shard]
     files = column.files(root, shard)
     fix = f"mend it with: rm {' '.join(str(f) for f in files if f.exists())} ; likeness data build {root}"
@@ -87,10 +110,13 @@ def _shard_problems(root: Path, manifest: Manifest, column: Column, shard: int, 
         if not path.exists():
             yield Problem(_name(root, path), "missing", fix)
             broken = True
+        elif quick:
+            if path == files[0] and (size := path.stat().st_size) != entry.bytes:
+                yield Problem(_name(root, path), f"{size} bytes, the manifest has {entry.bytes}", fix)
         elif (have := digest.of_file(path)) != want:
             yield Problem(_name(root, path), f"bytes changed: sha256 {have[:12]}..., the manifest has {want[:12]}...", fix)
             broken = True
-    if not broken:  # the laws; with the digests right, a breach means that the build was wrong
+    if not broken and not quick:  # the laws; with the digests right, a breach means that the build was wrong
         for path, what in _breaches(column, manifest, shard, keys, *files):
             yield Problem(_name(root, path), what, f"this is a bug, please report it; {fix}")
 
@@ -126,15 +152,70 @@ def _bad_rows(ledger: Path, rows: list[LedgerRow]) -> Iterator[tuple[Path, str]]
 
 
 def _source_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
+    """`sources.parquet` is what a build would write; where another version of the library wrote it, it says the same."""
     path = root / "sources.parquet"
     fix = f"mend it with: likeness data build {root}"
+    with tempfile.TemporaryDirectory() as scratch:
+        write_sources_table(Path(scratch), manifest)
+        want = Path(scratch) / path.name
+        try:
+            if path.read_bytes() == want.read_bytes():
+                return
+            same = pq.read_table(path, use_threads=False).equals(pq.read_table(want, use_threads=False))
+            if not same or pq.read_metadata(path).created_by == pq.read_metadata(want).created_by:
+                yield Problem(path.name, "is not of this manifest, or its bytes changed", fix)
+        except (OSError, pa.ArrowException, ValueError) as error:
+            yield Problem(path.name, f"can't be read: {str(error).splitlines()[0]}", fix)
+
+
+def _tombstones(root: Path) -> tuple[Tombstones, list[Problem]]:
     try:
-        lines = pq.read_table(path, columns=["path", "status"], use_threads=False).to_pylist()
-    except (OSError, pa.ArrowException, ValueError) as error:
-        yield Problem(path.name, f"can't be read: {str(error).splitlines()[0]}", fix)
-        return
-    if [(line["path"], line["status"]) for line in lines] != [(entry.path, entry.status) for entry in manifest.sources]:
-        yield Problem(path.name, "is not of this manifest", fix)
+        return Tombstones.load(root), []
+    except LikenessError as error:
+        return Tombstones(), [Problem(FILE, error.what.partition(": ")[2], error.fix)]
+
+
+def _manifest_problems(root: Path, head: str, stones: Tombstones) -> Iterator[Problem]:
+    for name, manifest in stored_manifests(root).items():
+        path = _name(root, manifest_path(root, name))
+        if manifest is None and name != head:
+            yield Problem(path, "bytes changed", f"delete it: rm {manifest_path(root, name)}")
+        elif manifest and names_any(manifest, stones.purged):
+            yield Problem(path, "names what was purged", f"remove it with: likeness data takedown {root} --purge")
+
+
+def _purge_problems(root: Path, purged: Tombstones) -> Iterator[Problem]:
+    """No column file, whoever names it, may hold a purged row."""
+    fix = f"remove it with: likeness data takedown {root} --purge"
+    for group in column_shards(root) if purged else ():
+        held = holds_any(group, purged)
+        for path in group:
+            if held or (path.suffix == ".idx" and any(purged.covers_key(m.key) for m in parse_index(path.read_bytes()))):
+                yield Problem(_name(root, path), "holds a row that was purged", fix)
+
+
+def _fit_problems(root: Path) -> Iterator[Problem]:
+    for name in fit_names(root):
+        try:
+            find_fit(root, name)
+        except LikenessError as error:
+            yield Problem(f"fits/{name}", error.what, error.fix)
+
+
+def _selection_problems(root: Path, stones: Tombstones, quick: bool) -> Iterator[Problem]:
+    """Stored selections are whole; those of a manifest that can still be read say what their rules come to."""
+    for name in selection_names(root):
+        path = selection_file(root, name)
+        try:
+            stored = read_selection(root, name)
+        except LikenessError as error:
+            yield Problem(_name(root, path), error.what.partition(": ")[2], error.fix)
+            continue
+        if quick or stored.tombstones != stones.digest or stored.manifest != head_digest(root):
+            continue  # readers decide anew
+        again = decide(open_dataset(root), name, [Rule.parse(rule) for rule in stored.rules], strict=False)
+        if again != stored:
+            yield Problem(_name(root, path), "is not what its rules come to", f"decide again: likeness data select {root} {name}")
 
 
 def _others(root: Path, manifest: Manifest) -> tuple[int, int]:

@@ -1,0 +1,102 @@
+"""`likeness data takedown`, `gc`, `export`, `replay`, `quarantine` and `retry`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import LikenessError
+from pipelines.cli.data_options import Dataset, Json
+
+Space = Annotated[str | None, typer.Option("--workspace", help="Folder of runs and the MLflow store (LIKENESS_WORKSPACE).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
+SHOWN = 10
+
+
+def takedown(
+    dataset: Dataset,
+    source: Annotated[list[str] | None, typer.Option("--source", help="Name of a source, or its file; repeatable.")] = None,
+    person: Annotated[list[str] | None, typer.Option("--person", help="All sources of a person; repeatable.")] = None,
+    key: Annotated[list[str] | None, typer.Option("--key", help="One row; repeatable.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the record.")] = "",
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove every byte; alone, finish what was cut short.")] = False,
+    workspace: Space = None, dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Take sources, people or rows out of use: no reader gives them out any more. Lists first what that touches."""
+    from pipelines.cli.data_tables import size
+    from pipelines.dataset.takedown import find_impact, take_down
+
+    if not (source or person or key or purge):
+        raise LikenessError("nothing named", fix="name it: --source, --person or --key")
+    impact = find_impact(dataset, source or [], person or [], key or [], reason, _trained_on(workspace))
+    facts: dict[str, Any] = {name: value for name, value in asdict(impact).items() if name != "stones"}
+    if not as_json:
+        _tell(f"{len(impact.rows)} rows", impact.rows)
+        _tell(f"{len(impact.sources)} sources", impact.sources)
+        _tell(f"{len(impact.files)} column files ({size(impact.bytes)}) hold them", impact.files)
+        _tell(f"{len(impact.manifests)} manifests name them", [name[:12] for name in impact.manifests])
+        for words, names in (("derived datasets, to be taken down there too", impact.derived),
+                             ("fits learnt from them: likeness data fit makes them again", impact.fits),
+                             ("registered models trained on them, which stay", impact.models)):
+            _tell(words, names) if names else None
+    if dry_run:
+        done = None
+    else:
+        done = take_down(dataset, impact, purge)
+    if as_json:
+        typer.echo(json.dumps(facts | {"purged": done and asdict(done), "dry_run": dry_run}, indent=1, ensure_ascii=False))
+    elif dry_run:
+        typer.echo("nothing was changed (--dry-run)")
+    elif done is None:
+        typer.echo(f"taken down; the bytes stay until: likeness data takedown {dataset} --purge")
+    else:
+        typer.echo(f"purged: {done.rows} rows, {done.manifests} manifests and {done.files} files removed, {size(done.bytes)} freed")
+        _tell("these files still have such a name in them", done.mentions) if done.mentions else None
+
+
+def gc(
+    dataset: Dataset,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Manifests to keep, the newest; without it all.")] = None,
+    workspace: Space = None, dry_run: DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Delete what no kept manifest needs: leftovers of killed builds, columns of older versions, fits made again since."""
+    from pipelines.cli.data_tables import size
+    from pipelines.dataset.collect import collect
+
+    garbage = collect(dataset, keep, _trained_on(workspace), dry_run)
+    if as_json:
+        typer.echo(json.dumps(asdict(garbage) | {"dry_run": dry_run}, indent=1))
+        return
+    for name, why in garbage.kept.items():
+        typer.echo(f"keeps manifest {name[:12]}: {why}")
+    _tell(f"{len(garbage.manifests)} old manifests", [name[:12] for name in garbage.manifests])
+    _tell(f"{len(garbage.files)} column files", garbage.files)
+    _tell(f"{len(garbage.fits)} fits, {len(garbage.temporary)} temporary files", [*garbage.fits, *garbage.temporary])
+    typer.echo(f"{size(garbage.bytes)} {'would be freed (--dry-run)' if dry_run else 'freed'}")
+
+
+def _tell(words: str, names: list[str]) -> None:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    typer.echo(f"{words}{': ' if names else ''}{', '.join(names[:SHOWN])}{more}")
+
+
+def _trained_on(workspace: str | None) -> Iterator[tuple[str, list[str]]]:
+    """Registered versions of the workspace, each with the digests of its datasets; none where there is no workspace."""
+    import os
+
+    from infra.workspace import DEFAULT
+
+    folder = Path(workspace or os.environ.get("LIKENESS_WORKSPACE") or DEFAULT)
+    if not folder.is_dir() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        return
+    from infra.registry import Registry
+    from infra.workspace import workspace as open_workspace
+
+    registry = Registry(open_workspace(workspace))
+    for version in registry.versions():
+        yield version.uri, [dataset["digest"] for dataset in registry.lineage(version)["datasets"]]
