@@ -1,0 +1,67 @@
+"""`likeness data report` and `card`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.errors import LikenessError
+from pipelines.cli.data_options import Dataset, Json, bars
+
+CARD, PAGE = "card.md", "report.html"
+DEFAULT_SAMPLES = 24
+Samples = Annotated[int, typer.Option("--samples", min=0, max=500, help="Rows to show; each takes about 0.1 MB.")]
+
+
+def report(
+    dataset: Dataset,
+    out: Annotated[Path | None, typer.Option("--out", help="The page's file [DATASET/report.html].")] = None,
+    samples: Samples = DEFAULT_SAMPLES, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write a page to look at a dataset (HTML, one file that needs no network) and its card (card.md)."""
+    from infra.storage import open_dataset
+    from pipelines.cli.data_tables import size
+    from pipelines.report.card import make_card
+    from pipelines.report.facts import problem_facts, read_facts
+    from pipelines.report.page import make_page
+
+    facts = read_facts(open_dataset(dataset))
+    with bars(as_json) as shown:
+        bar = shown.add_task("drawing samples", total=None)
+        page = make_page(facts, samples, lambda done, total: shown.update(bar, completed=done, total=total))
+    data = page.encode()
+    file = out or dataset / PAGE
+    _write(file, data)
+    _write(dataset / CARD, make_card(facts).encode())
+    if as_json:
+        problems = [problem_facts(p) for p in facts.outcomes.source_problems + facts.outcomes.value_problems]
+        files = {"report": str(file), "report_bytes": len(data), "card": str(dataset / CARD)}
+        typer.echo(json.dumps(facts.summary() | {"problems": problems} | files, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(f"{file} ({size(len(data))}) and {dataset / CARD}")
+
+
+def card(dataset: Dataset) -> None:
+    """Write the dataset's card: contents, licences, consent, leakage, known limits (card.md)."""
+    from infra.storage import open_dataset
+    from pipelines.report.card import make_card
+    from pipelines.report.facts import read_facts
+
+    _write(dataset / CARD, make_card(read_facts(open_dataset(dataset))).encode())
+    typer.echo(str(dataset / CARD))
+
+
+def _write(file: Path, data: bytes) -> None:
+    """In one step, and not by way of the dataset's tmp/, which a build that is running may sweep at any time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LikenessError(f"{file} can't be written: {error.strerror}", fix="name another file: --out FILE") from None
