@@ -23,6 +23,7 @@ COMMANDS = (
     data_fit.split,
     data_lifecycle.takedown,
     data_lifecycle.gc,
+    data_lifecycle.export,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LikenessError
-from pipelines.cli.data_options import Dataset, Json
+from pipelines.cli.data_options import Dataset, Json, bars
 
 Space = Annotated[str | None, typer.Option("--workspace", help="Folder of runs and the MLflow store (LIKENESS_WORKSPACE).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
@@ -78,6 +78,40 @@ def gc(
     _tell(f"{len(garbage.files)} column files", garbage.files)
     _tell(f"{len(garbage.fits)} fits, {len(garbage.temporary)} temporary files", [*garbage.fits, *garbage.temporary])
     typer.echo(f"{size(garbage.bytes)} {'would be freed (--dry-run)' if dry_run else 'freed'}")
+
+
+def export(
+    dataset: Dataset, out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    field: Annotated[list[str] | None, typer.Option("--field", help="Field to export; repeatable.")] = None,
+    rename: Annotated[list[str] | None, typer.Option("--rename", help="FIELD=MEMBER, as image_512=jpg; repeatable.")] = None,
+    selection: Annotated[str, typer.Option("--selection", help="Only the rows that it keeps.")] = "",
+    split: Annotated[str, typer.Option("--split", help="Only this split.")] = "",
+    shard_mb: Annotated[float, typer.Option("--shard-mb", min=0.001, help="Largest size of a tar, MB.")] = 256,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write chosen fields as one wide WebDataset, for other tools."""
+    from pipelines.cli.data_tables import size
+    from pipelines.dataset.export import export as write
+
+    names = dict(_pair(word) for word in rename or [])
+    with bars(as_json) as shown:
+        bar = shown.add_task("writing", total=None)
+        made = write(dataset, out, field or [], rename=names, selection=selection or None, split=split,
+                     shard_bytes=int(shard_mb * 1e6), progress=lambda done, total: shown.update(bar, completed=done, total=total))
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=1, ensure_ascii=False))
+        return
+    for reason, count in made.skipped.items():
+        typer.echo(f"{count} rows skipped, no {reason}")
+    total = sum(tar["bytes"] for tar in made.tars)
+    typer.echo(f"{sum(tar['rows'] for tar in made.tars)} of {made.rows} rows in {len(made.tars)} tars, {size(total)}: {out}")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, equals, member = word.partition("=")
+    if not (equals and name and member):
+        raise LikenessError(f"--rename {word}", allowed="FIELD=MEMBER", fix="for example: --rename image_512=jpg")
+    return name, member
 
 
 def _tell(words: str, names: list[str]) -> None:
