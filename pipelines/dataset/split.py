@@ -24,11 +24,12 @@ from pipelines.dataset.select import refresh
 from pipelines.dataset.source_list import SPLITS
 from pipelines.dataset.sources import find_sources
 from preprocessing.codecs import decode
-from preprocessing.fields import IDENTITY_CLUSTER, identity
+from preprocessing.fields import IDENTITY_CLUSTER, IDENTITY_DIMS, identity
 from preprocessing.fits.identity_clusters import MIN_COSINE
 from preprocessing.fits.pairs import linked
 
 PEOPLE = "person"  # `by` names alone
+_KNOWN = (PEOPLE, IDENTITY_CLUSTER.name, *(identity(variant).name for variant in IDENTITY_DIMS))
 LARGEST_SHARE = 0.5  # of rows in one component, above which the faces' threshold is doubted
 
 
@@ -106,6 +107,8 @@ def components(dataset: Dataset, by: str, min_cosine: float) -> dict[str, str]:
     Raises:
         LikenessError: `by` is no field of the dataset, or not one that tells who is who.
     """
+    if by not in _KNOWN:
+        raise LikenessError(f"--by {by}", allowed=", ".join(_KNOWN))
     rows = dataset.rows()
     people = sorted({str(row.source["person"]) for row in rows})
     number = {person: n for n, person in enumerate(people)}
@@ -167,7 +170,7 @@ def _stay(people: Mapping[str, str], before: Mapping[str, str]) -> dict[str, str
 
 
 def _embeddings(dataset: Dataset) -> list[str]:
-    return sorted(name for name in dataset.fields if name.startswith("identity_") and name != IDENTITY_CLUSTER.name)
+    return sorted(dataset.fields.keys() & set(_KNOWN[2:]))
 
 
 def _embedding_of(dataset: Dataset, by: str) -> str:
