@@ -164,7 +164,21 @@ def test_yunet_in_photos_of_any_size(scale):
     side = usual_box[2] - usual_box[0]
     assert np.abs(box[:4] / scale - usual_box[:4]).max() < 0.12 * side
     assert np.abs(points / scale - usual_points).max() < 0.06 * side
-    assert not len(detect(np.zeros((5, 9, 3), np.uint8)).boxes)
+
+
+@needs_yunet
+def test_yunet_depends_on_nothing_but_the_picture():
+    noise = np.random.default_rng(0).integers(0, 255, (96, 200, 3), dtype=np.uint8)
+    pictures = [portrait(), noise, portrait(side=200), noise[:1, :1], noise[:, :3], portrait()[:100, :288]]
+    fresh = [open_detector("yunet", assets.find("yunet"), 0.02)(picture) for picture in pictures]
+    used = open_detector("yunet", assets.find("yunet"), 0.02)
+    for order in (range(6), reversed(range(6)), (3, 0, 3, 4, 0, 4)):
+        for place in order:
+            again = used(pictures[place])
+            assert again.boxes.tobytes() == fresh[place].boxes.tobytes()
+            assert again.points.tobytes() == fresh[place].points.tobytes()
+            assert np.abs(again.boxes).max(initial=0) < 1000
+    assert len(fresh[0].boxes)
 
 
 @corpus
