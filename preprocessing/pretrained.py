@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field as Setting
 
@@ -49,7 +49,7 @@ class PretrainedParams(OperatorParams):
 class PretrainedOperator(BatchOperator):
     """An operator around networks of others."""
 
-    Params = PretrainedParams
+    Params: ClassVar[type[OperatorParams]] = PretrainedParams
 
     def __init__(self, params: OperatorParams | None = None) -> None:
         super().__init__(params)

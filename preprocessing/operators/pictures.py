@@ -38,7 +38,7 @@ class KeyFrame(Operator):
         place = (len(valid) - 1) // 2
         if valid.any():
             frontal = np.cos(np.radians(sample[HEAD_POSE][:, :2].astype(np.float64))).clip(0).prod(1)
-            place = np.argmax(np.where(valid, sample[FACE_TRACK][:, 4] * frontal, -1))
+            place = int(np.where(valid, sample[FACE_TRACK][:, 4] * frontal, -1).argmax())
         return {KEY_FRAME: np.array(place, np.int64)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -110,6 +111,8 @@ class TextEmbeddings(PretrainedOperator, FamilyOperator):
             self._pipeline: Any = StableDiffusionXLPipeline(**parts, **absent)
         else:
             self._pipeline = StableDiffusionPipeline(**parts, **absent, safety_checker=None, requires_safety_checker=False)
+        # it would warn of every caption that is cut off
+        logging.getLogger(type(self._pipeline).__module__).setLevel(logging.ERROR)
 
     def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
         captions = [sample[self.reads[0]] for sample in samples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from preprocessing.operator import Sample
 FIELDS = [
     "key_frame", "image_64", "caption_given", "caption_blip", "caption_llava", "latent_sd15_64", "text_sdxl", "text_pooled_sdxl",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Checksums are cached there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +95,8 @@ def values(root: Path, field: str) -> dict[str, Any]:
     """By the source's path, for the rows that have it."""
     found, kind = open_dataset(root), by_name(field)
     assert kind is not None
-    return {
-        row.source["path"].partition("/")[2]: decode(kind, found.read(row.key, field)) for row in found.rows() if found.has(row, field)
-    }
+    rows = [row for row in found.rows() if found.has(row, field)]
+    return {row.source["path"].partition("/")[2]: decode(kind, found.read(row.key, field)) for row in rows}
 
 
 def test_every_row_has_every_field_or_a_reason(dataset: tuple[Path, Report]):

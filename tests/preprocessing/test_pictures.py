@@ -78,7 +78,7 @@ def test_small_pictures_are_enlarged():
     ramp = np.tile(np.arange(0, 240, 8, dtype=np.uint8)[None, :, None], (20, 1, 3))
     picture = shrunk(ramp, 60)
     assert picture.shape == (60, 90, 3)
-    assert np.abs(picture[30, 10:80, 0].astype(float) - (np.arange(10, 80) - 1) * 8 / 3).max() < 3
+    assert np.abs(picture[30, 10:80, 0].astype(float) - (np.arange(10, 80) - 1) * 8 / 3).max() < 1.5
 
 
 @given(st.integers(10, 300), st.integers(10, 300), st.integers(10, 120))
