@@ -134,9 +134,7 @@ class Dataset:
                 record = json.loads(line.source)
                 source = record.get("path")
                 rows.append(Row(line.key, shard, place, record | about.get(source, {})))
-                if self.tombstones and (
-                    down.get(source) or self.tombstones.covers_row(line.key, record.get("sha256", ""), record.get("segment"))
-                ):
+                if down.get(source) or self.tombstones.covers_row(line.key, record):
                     self._hidden[line.key] = TAKEN_DOWN
         self._rows, self._by_key = rows, {row.key: row for row in rows}
         self._standing = [row for row in rows if self._hidden.get(row.key) != TAKEN_DOWN]

@@ -98,9 +98,13 @@ class Tombstones:
         """Whether the row called `key` is taken down."""
         return bool(self.entries) and of_text(key) in self._named["rows"]
 
-    def covers_row(self, key: str, sha256: str, segment: object) -> bool:
-        """Whether a row is: by its key, or as that segment of a file with these bytes, whatever its name."""
-        return self.covers_key(key) or f"{sha256}/{segment}" in self._named["segments"]
+    def covers_row(self, key: str, source: Mapping[str, Any]) -> bool:
+        """Whether a row is: by its key, or as the same segment of a file with the same bytes, whatever its name.
+
+        Args:
+            source: its SOURCE record.
+        """
+        return bool(self.entries) and (self.covers_key(key) or segment_of(source) in self._named["segments"])
 
     def refusal(self, path: str, person: str = "", sha256: str = "") -> str:
         """The reason for which a build refuses the source, or ""."""
@@ -130,6 +134,12 @@ class Tombstones:
 def of_text(text: str) -> str:
     """sha256 (64 hex digits) of a name."""
     return digest.of_bytes(text.encode())
+
+
+def segment_of(source: Mapping[str, Any]) -> str:
+    """`SHA256/NUMBER`: which piece of which bytes a row is, by its SOURCE record; "" for rows of a derived dataset."""
+    whole = source.get("sha256") and "segment" in source and "parent" not in source
+    return f"{source['sha256']}/{source['segment']}" if whole else ""
 
 
 def anonymous(path: str) -> str:

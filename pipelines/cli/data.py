@@ -24,6 +24,9 @@ COMMANDS = (
     data_lifecycle.takedown,
     data_lifecycle.gc,
     data_lifecycle.export,
+    data_lifecycle.replay,
+    data_lifecycle.quarantine,
+    data_lifecycle.retry,
 )
 for command in COMMANDS:
     app.command()(command)

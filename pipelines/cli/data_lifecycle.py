@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LikenessError
+from pipelines.cli import data_build
 from pipelines.cli.data_options import Dataset, Json, bars
+from pipelines.dataset.outcome import FAILURES_IN_A_ROW
 
 Space = Annotated[str | None, typer.Option("--workspace", help="Folder of runs and the MLflow store (LIKENESS_WORKSPACE).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
@@ -112,6 +114,66 @@ def _pair(word: str) -> tuple[str, str]:
     if not (equals and name and member):
         raise LikenessError(f"--rename {word}", allowed="FIELD=MEMBER", fix="for example: --rename image_512=jpg")
     return name, member
+
+
+def replay(
+    dataset: Dataset, key: Annotated[str, typer.Argument(metavar="KEY", help="A row's key.")],
+    op: Annotated[str, typer.Option("--op", help="The operator to run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the values it gives, as files.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, OPERATOR.SETTING=VALUE; repeatable.")] = None,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Stop in the debugger where it fails.")] = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run one operator on one stored row and compare with what is stored; exit with 1 and its traceback when it fails."""
+    import traceback
+
+    from pipelines.dataset.replay import Replay
+
+    ready = Replay(dataset, key, op, settings or [])
+    try:
+        done = ready.run(out)
+    except Exception as error:
+        traceback.print_exc()
+        if pdb:
+            from pdb import post_mortem
+
+            post_mortem(error.__traceback__)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(asdict(done), indent=1))
+        return
+    for field in done.fields:
+        typer.echo(f"{field['field']}: {field['bytes']} bytes, {field['compared']}")
+    typer.echo(f"{op} on {key}: {done.wall_s:.3f} s ({done.cpu_s:.3f} s CPU)")
+    for file in done.files:
+        typer.echo(f"wrote {file}")
+
+
+def quarantine(
+    dataset: Dataset, op: Annotated[str, typer.Option("--op", help="Only this operator's.")] = "", as_json: Json = False
+) -> None:
+    """List what failed: the file or row, why, and where in the code."""
+    from pipelines.dataset.replay import quarantined
+
+    lines = quarantined(dataset, op)
+    if as_json:
+        typer.echo(json.dumps(lines, indent=1, ensure_ascii=False))
+        return
+    for line in lines:
+        typer.echo(f"{line['name']} by {line['operator']}, tries {line['tries']}: {line['error']}: {line['message']}")
+        typer.echo(f"    {line['trace']}") if line["trace"] else None
+    typer.echo(f"{len(lines)} quarantined" + (f"; try them again with: likeness data retry {dataset}" if lines else ""))
+
+
+def retry(
+    dataset: Dataset, workers: data_build.Workers = data_build.CORES, runner: data_build.Runner = "",
+    max_failures: data_build.MaxFailures = FAILURES_IN_A_ROW, strict: data_build.Strict = False,
+    dry_run: data_build.DryRun = False, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Try again what was quarantined; the same as data build --retry-quarantined."""
+    if not (dataset / "request.json").exists():
+        raise LikenessError(f"{dataset} is not a dataset", fix=f"build one with: likeness data build {dataset} --source FOLDER")
+    data_build.build(dataset, workers=workers, runner=runner, retry=True, max_failures=max_failures, strict=strict, dry_run=dry_run,
+                     as_json=as_json)  # fmt: skip
 
 
 def _tell(words: str, names: list[str]) -> None:

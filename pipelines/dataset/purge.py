@@ -159,8 +159,7 @@ class _Cleaner:
 
     def _lost(self, row: LedgerRow) -> bool:
         record = json.loads(row.source)
-        source = record.get("path") in self.gone
-        return source or self.stones.covers_row(row.key, record.get("sha256", ""), record.get("segment"))
+        return record.get("path") in self.gone or self.stones.covers_row(row.key, record)
 
     def _entry(self, entry: SourceEntry, lost: set[str]) -> SourceEntry:
         if entry.path in self.gone:

@@ -13,7 +13,7 @@ from infra import digest
 from infra.errors import LikenessError
 from infra.storage import Dataset, open_dataset
 from infra.storage.lock import build_lock
-from infra.storage.tombstones import Kind, Tombstone, Tombstones, of_text
+from infra.storage.tombstones import Kind, Tombstone, Tombstones, of_text, segment_of
 from pipelines.dataset.expand import derived_datasets
 from pipelines.dataset.purge import Purged, purge
 from pipelines.dataset.request import load_request
@@ -114,9 +114,8 @@ def _merged(known: Tombstone, new: Tombstone) -> Tombstone:
 
 
 def _covers(stones: Tombstones, source: Any, key: str) -> bool:
-    sha256 = source.get("sha256", "")
-    return stones.covers_source(source.get("path", ""), source.get("person", ""), sha256) or stones.covers_row(
-        key, sha256, source.get("segment"))
+    names = (source.get(name, "") for name in ("path", "person", "sha256"))
+    return stones.covers_source(*names) or stones.covers_row(key, source)
 
 
 class _Finder:
@@ -169,10 +168,9 @@ class _Finder:
         rows = {key for e in self.entries if e["path"] in paths for key in e.get("keys", ())}
         segments: set[str] = set()
         if kind == "key":
-            segments = {f"{row.source['sha256']}/{row.source['segment']}" for row in self.dataset.standing_rows()
-                        if row.key == value and row.source.get("sha256")}
-            rows = {value} | {row.key for row in self.dataset.standing_rows()
-                              if f"{row.source.get('sha256')}/{row.source.get('segment')}" in segments}
+            standing = self.dataset.standing_rows()
+            segments = {segment_of(row.source) for row in standing if row.key == value} - {""}
+            rows = {value} | {row.key for row in standing if segment_of(row.source) in segments}
         return Tombstone(
             kind=kind, sha256=of_text(value), value=value, reason=reason, date=date.today().isoformat(),
             paths=tuple(sorted(map(of_text, paths))), contents=tuple(sorted(contents)), rows=tuple(sorted(map(of_text, rows))),

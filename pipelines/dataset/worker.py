@@ -187,11 +187,12 @@ class _Run:
         record = facts | outcome
         if source.refusal:
             return record, {}
+        if before and source.bytes < 0:  # the file is gone: its rows stay
+            return before, self._rows_before(before)
         record["sha256"] = facts["sha256"] = self._hash(source)
         if before and all(before[name] == fact for name, fact in facts.items()):
             if not (before["status"] == "quarantined" and self.unit.retry):
-                base = self.bases[node.column]
-                return before, {key: _present({f.name: base.read(key, f.name) for f in node.writes}) for key in before["keys"]}
+                return before, self._rows_before(before)
             record["tries"] = before["tries"] + 1
 
         def work() -> dict[str, Values]:
@@ -214,6 +215,10 @@ class _Run:
         self._cost(name, cost)
         return record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows
 
+    def _rows_before(self, record: dict[str, Any]) -> dict[str, Values]:
+        node, base = self.unit.ingest, self.bases[self.unit.ingest.column]
+        return {key: _present({f.name: base.read(key, f.name) for f in node.writes}) for key in record["keys"]}
+
     def _hash(self, source: Source) -> str:
         try:
             sha256 = source.sha256()
@@ -229,10 +234,7 @@ class _Run:
         if source.path not in self.copies:
             folder = temporary(self.unit.root)
             folder.mkdir()
-            copy = folder / source.path.rpartition("/")[2]
-            with open(source.file, "rb") as tar:
-                copy.write_bytes(os.pread(tar.fileno(), source.part[1], source.part[0]))
-            self.copies[source.path] = copy
+            self.copies[source.path] = copy = own_file(source, folder)
             self.places[str(copy)] = source.path
         return self.copies[source.path]
 
@@ -301,7 +303,7 @@ class _Run:
         for row, sample, what in queue:
             if isinstance(what, _Try):
                 self.at(row.done, row.key, node.name)
-                work = functools.partial(_call, operator, sample)
+                work = functools.partial(call_operator, operator, sample)
                 if outputs:
                     work = functools.partial(_encoded, operator, outputs[row.key])
                 line, values = self._tried(node, row, what, work, each_s)
@@ -314,7 +316,7 @@ class _Run:
         what = self._try(step, row)
         if not isinstance(what, _Try):
             return what
-        return self._tried(step.node, row, what, functools.partial(_call, self.worker.operator(step.node), sample))
+        return self._tried(step.node, row, what, functools.partial(call_operator, self.worker.operator(step.node), sample))
 
     def _try(self, step: Step, row: _Row) -> _Try | Done:
         """What is known without work, or the attempt that has to be made."""
@@ -378,7 +380,17 @@ class _Run:
         self.result.costs.setdefault(operator, Cost()).add(cost)
 
 
-def _call(operator: Any, sample: Sample) -> Values:
+def own_file(source: Source, folder: Path) -> Path:
+    """The source as a file of its own: what lies inside a tar is copied to `folder`."""
+    if source.part is None:
+        return source.file
+    copy = folder / source.path.rpartition("/")[2]
+    with open(source.file, "rb") as tar:
+        copy.write_bytes(os.pread(tar.fileno(), source.part[1], source.part[0]))
+    return copy
+
+
+def call_operator(operator: Any, sample: Sample) -> Values:
     """An operator's values as bytes.
 
     Raises:
