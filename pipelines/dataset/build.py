@@ -34,7 +34,7 @@ from infra.storage.manifest import (
 )  # fmt: skip
 from pipelines.dataset.expand import child_sources, note_derived
 from pipelines.dataset.graph import Graph, Toolbox, resolve
-from pipelines.dataset.outcome import FAILURES_IN_A_ROW, MISSING_INPUT
+from pipelines.dataset.outcome import FAILURES_IN_A_ROW, MISSING_INPUT, machine_errors
 from pipelines.dataset.plan import Hashes, Plan, make_plan
 from pipelines.dataset.rates import record_rates
 from pipelines.dataset.request import Request, save_request
@@ -137,14 +137,14 @@ def build(
         failures_in_a_row: of one operator, after which the run stops.
 
     Raises:
-        LikenessError: wrong input, another build running, or too many failures in a row.
+        LikenessError: wrong input, another build running, too many failures in a row, or no disk space left.
         Exception: a programming error of an operator.
     """
     start = time.monotonic()
     root = root.absolute()
     if not root.exists():
         plan_build(root, request, toolbox)  # a mistake must not leave a folder behind
-    with build_lock(root) as notice:
+    with machine_errors(), build_lock(root) as notice:
         sweep(root)
         hashes = Hashes(root)
         plan = plan_build(root, request, toolbox, retry, hashes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from infra.storage.manifest import Column, ColumnShard, Manifest, column_files
 from pipelines.dataset.graph import Graph, Node, Toolbox
 from pipelines.dataset.shard import StoredShard
 from pipelines.dataset.sources import NOT_LISTED, Source, content_digest, given_digest
+from pipelines.dataset.stored import stored_manifests
 from pipelines.dataset.unit import Segment, Step, Unit
 from preprocessing.fields import GIVEN
 
@@ -124,6 +126,7 @@ class _Planner:
         self.root, self.graph, self.head, self.hashes, self.retry = root, graph, head, hashes, retry
         self.tasks: dict[tuple[str, int], Task] = {}
         self.ingested: list[Commit | None] = []
+        self.in_head = {entry.path: entry.sha256 for entry in head.sources if entry.sha256} if head else {}
         self.new_column = {node.column: _why_new_column(node, head) for node in graph.nodes}
 
     def plan(self, size: int, shards: list[tuple[Source, ...]], left_out: list[Source]) -> Plan:
@@ -142,8 +145,11 @@ class _Planner:
         kept = entry and not is_ingest and not node.reads_given and self._as_in_head(node, shard, entry, inputs)
         if entry and kept and not (self.retry and entry.quarantined):
             return Task(entry.revision, entry=entry)
-        # An unfinished build may have left the next revision; then there is HEAD's.
-        revisions = (target, entry.revision) if entry else (target,)
+        named = self._named(node, shard, target)
+        while target in named:
+            target += 1
+        # An unfinished build may have left the next revision; then there are HEAD's, and those of older manifests.
+        revisions = dict.fromkeys((target, *((entry.revision,) if entry else ()), *sorted(named, reverse=True)))
         commits = {revision: commit for revision in revisions if (commit := self._commit(node, shard, revision))}
         if entry and entry.revision not in commits:
             target = entry.revision  # its files are damaged: put them back
@@ -162,7 +168,22 @@ class _Planner:
                 why = why or changed
         elif commits:
             why = next(name.partition("/")[0] for name, input_entry in inputs.items() if input_entry is None) + " runs"
-        return Task(target, why or self._why_new(node, shard, sources), next(iter(commits), None))
+        base = next(iter(commits), None)
+        if entry and entry.revision in commits and any(source.bytes < 0 for source in sources):
+            base = entry.revision  # of sources that are gone HEAD's rows stay
+        return Task(target, why or self._why_new(node, shard, sources), base)
+
+    def _named(self, node: Node, shard: int, target: int) -> set[int]:
+        """Revisions that manifests name, where there are files of revision `target`: their readers keep their bytes."""
+        if not any(path.exists() for path in column_files(self.root, node.name, node.digest, shard, target)):
+            return set()
+        columns = [manifest["columns"].get(node.column) for manifest in self._manifests]
+        return {column["shards"][shard]["revision"] for column in columns
+                if column and column["digest"] == node.digest and shard < len(column["shards"])}  # fmt: skip
+
+    @cached_property
+    def _manifests(self) -> list[dict[str, Any]]:
+        return [manifest for manifest in stored_manifests(self.root).values() if manifest]
 
     def _why_new(self, node: Node, shard: int, sources: tuple[Source, ...]) -> str:
         if self.head and shard >= len(self.head.shards):
@@ -206,7 +227,8 @@ class _Planner:
             same = not node.reads_given or commit.inputs.get(GIVEN.name) == given_digest(sources)
             return "" if same else "given captions or tags changed"
         recorded = {record["path"]: record for record in commit.sources}
-        now = {s.path: self.hashes.current(s, recorded.get(s.path, {}).get("sha256", "")) for s in sources}
+        known = {path: record["sha256"] for path, record in recorded.items()} | self.in_head
+        now = {s.path: self.hashes.current(s, known.get(s.path, "")) for s in sources}
         if commit.inputs.get("sources") == content_digest(sources, now):
             return ""
         changed = [s.path for s in sources if _differs(recorded.get(s.path), s, now[s.path])]
