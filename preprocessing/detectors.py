@@ -131,10 +131,9 @@ class Scrfd:
         blob = (square.astype(np.float32) - 127.5) / 128
         outputs = self._network(np.ascontiguousarray(blob.transpose(2, 0, 1)[None]))
         boxes, points = decode_scrfd(outputs, self._size_px, self._min_score)
-        kept = non_maximum(boxes, self.NMS_IOU)
-        boxes, points = boxes[kept], points[kept]
         boxes[:, :4] /= scale
-        return Faces(boxes, points / np.float32(scale))
+        kept = non_maximum(boxes, self.NMS_IOU)
+        return Faces(boxes[kept], points[kept] / np.float32(scale))
 
 
 def letterbox(picture: np.ndarray, size_px: int) -> tuple[np.ndarray, float]:
@@ -177,7 +176,7 @@ def decode_scrfd(outputs: list[np.ndarray], size_px: int, min_score: float) -> t
 def non_maximum(boxes: np.ndarray, most_iou: float) -> np.ndarray:
     """Places of the boxes that no better one covers; (n, 5), best first.
 
-    Sides count both their pixels (x1 - x0 + 1), as in insightface: it matters for boxes of a few pixels.
+    Sides count both their pixels (x1 - x0 + 1), in px of the picture, as in insightface: it matters for boxes of a few pixels.
     """
     low, high = boxes[:, :2], boxes[:, 2:4]
     areas = (high - low + 1).prod(1)

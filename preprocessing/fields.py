@@ -211,8 +211,8 @@ def alignment(template: Template, size_px: int) -> Field:
     """The transforms that cut `aligned_face(template, size_px)`."""
     return Field(
         f"align_{template}_{size_px}", "npy", "float64", ("frames", 2, 3), "frame",
-        f"matrix M from the picture to face_{template}_{size_px}: (x', y') = M (x, y, 1); zeros where not valid", unit="px",
-        coordinates=SOURCE_PX,
+        f"matrix M from the picture to face_{template}_{size_px}: (x', y') = M (x, y, 1), counted from either's corner; zeros "
+        "where not valid", unit="px", coordinates=SOURCE_PX,
     )
 
 
@@ -232,7 +232,7 @@ def identity(variant: str) -> Field:
     """Who it is, as seen by one named face-recognition network; variants are not interchangeable."""
     return Field(
         f"identity_{variant}", "npy", "float32", (IDENTITY_DIMS[variant],), "clip",
-        f"face-recognition embedding ({variant}), mean over frames of the clip; zeros where no face is valid",
+        f"face-recognition embedding ({variant}), mean over a few frames spread over the clip; zeros where no face is valid",
     )
 
 

@@ -161,9 +161,10 @@ def warp(picture: NDArray[np.uint8], m: ArrayLike, size_px: int, antialias: bool
     m = np.asarray(m, np.float64)
     scale = float(np.sqrt(abs(np.linalg.det(m[:, :2]))))
     block = int(1 / scale + 1e-9) if antialias and scale > 0 else 1
+    source: np.ndarray = picture
     if block > 1:
-        picture, m = _shrunk(picture, m, size_px, block)
-    return cv2.warpAffine(picture, opencv_matrix(m), (size_px, size_px), flags=cv2.INTER_LINEAR)
+        source, m = _shrunk(picture, m, size_px, block)
+    return np.asarray(cv2.warpAffine(source, opencv_matrix(m), (size_px, size_px), flags=cv2.INTER_LINEAR), np.uint8)
 
 
 def _shrunk(picture: NDArray[np.uint8], m: Matrix, size_px: int, block: int) -> tuple[NDArray[np.uint8], Matrix]:
@@ -172,7 +173,7 @@ def _shrunk(picture: NDArray[np.uint8], m: Matrix, size_px: int, block: int) -> 
     corners = transform(invert(m), [[0, 0], [size_px, 0], [0, size_px], [size_px, size_px]])
     low = np.clip(np.floor(corners.min(0)) - 2 * block, 0, (width - 1, height - 1)).astype(int)
     high = np.clip(np.ceil(corners.max(0)) + 2 * block, low + 1, (width, height)).astype(int)
-    part = picture[low[1] : high[1], low[0] : high[0]]
+    part: np.ndarray = picture[low[1] : high[1], low[0] : high[0]]
     # What does not fill a block at the right and lower edge is repeated: less than one pixel of the crop.
     missing = -np.array(part.shape[:2]) % block
     part = cv2.copyMakeBorder(part, 0, int(missing[0]), 0, int(missing[1]), cv2.BORDER_REPLICATE)

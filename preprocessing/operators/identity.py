@@ -34,7 +34,7 @@ class Convention:
 
 
 CONVENTIONS: dict[Variant, Convention] = {
-    # insightface's `embedding`: lengths around 20, which IP-Adapter-style projections have learnt to expect.
+    # insightface's `embedding`: lengths around 20, which InstantID's and PuLID's projections have learnt to expect.
     "antelopev2": Convention(127.5, 127.5, mirrored=False, unit=False),
     "buffalo_l": Convention(127.5, 127.5, mirrored=False, unit=True),  # insightface's `normed_embedding`
     "mobileface": Convention(0, 1, mirrored=True, unit=True),  # the network scales its input itself
