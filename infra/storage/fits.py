@@ -77,11 +77,12 @@ def read_record(root: Path, name: str) -> FitRecord:
 
 
 def find_fit(root: Path, name: str) -> tuple[Path, str]:
-    """File of the current fit of this name, and its sha256.
+    """File of the current fit of this name (an absolute path: workers may run elsewhere), and its sha256.
 
     Raises:
         LikenessError: there is none, or its bytes changed since it was written.
     """
+    root = root.absolute()
     record = read_record(root, name)
     path = record.file(root)
     found = digest.of_file(path) if path.is_file() else "no file"
