@@ -148,8 +148,8 @@ class _Planner:
         named = self._named(node, shard, target)
         while target in named:
             target += 1
-        # An unfinished build may have left the next revision; then there are HEAD's, and those of older manifests.
-        revisions = dict.fromkeys((target, *((entry.revision,) if entry else ()), *sorted(named, reverse=True)))
+        # An unfinished build may have left later ones than HEAD's; then there are HEAD's, and those of older manifests.
+        revisions = (target, *sorted(named | ({entry.revision} if entry else set()), reverse=True))
         commits = {revision: commit for revision in revisions if (commit := self._commit(node, shard, revision))}
         if entry and entry.revision not in commits:
             target = entry.revision  # its files are damaged: put them back
