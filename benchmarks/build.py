@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from common import LABEL, Members, compare, copied, minutes, spread, stored
 
 from pipelines.dataset.graph import Node, Toolbox, resolve, standard
 from pipelines.dataset.request import load_recipe, updated
@@ -48,11 +49,9 @@ from preprocessing.media.probe import MediaProblem
 from preprocessing.operator import Refused, Sample
 from preprocessing.operators.ingest import Ingest
 
-LABEL = "clips"  # of the input folder, in rows' keys
 PAIRS = {"ray": ("ray", "pool"), "serial": ("serial", "loop")}  # ours, the script
 TITLES = {"ray": "`likeness data build`, Ray", "pool": "script, `multiprocessing.Pool`",
           "serial": "`likeness data build`, serial runner", "loop": "script, loop in one process"}  # fmt: skip
-Members = dict[tuple[str, str], bytes]  # (row key, field) -> stored bytes
 
 
 class NotedIngest(Ingest):
@@ -211,21 +210,17 @@ def measured(kind: str, clips: Path, out: Path, workers: int) -> Timing:
     if run.returncode:
         raise SystemExit(f"{kind} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
     facts = json.loads((out / "run.json").read_text())
+    first = work_began(out)
+    return Timing(whole_s, facts["done"] - first - facts["shutdown_s"], first - start, facts["processor_s"])
+
+
+def work_began(out: Path) -> float:
+    """When a worker took up its first file (by `time.monotonic`), the mean over workers."""
     began: dict[str, float] = {}
     for line in (out / "began").read_text().splitlines():
         process, moment = line.split()
         began.setdefault(process, float(moment))
-    first = statistics.mean(began.values())
-    return Timing(whole_s, facts["done"] - first - facts["shutdown_s"], first - start, facts["processor_s"])
-
-
-def built(out: Path) -> Members:
-    """What a build stored."""
-    from infra.storage import open_dataset
-
-    dataset = open_dataset(out / "dataset")
-    return {(row.key, field): dataset.read(row, field) for row in dataset.rows() for field in dataset.fields
-            if dataset.has(row, field)}  # fmt: skip
+    return statistics.mean(began.values())
 
 
 def scripted(out: Path) -> Members:
@@ -239,54 +234,23 @@ def scripted(out: Path) -> Members:
     return members
 
 
-def compare(ours: Members, theirs: Members) -> None:
-    """Raises:
-    SystemExit: something is missing or differs.
-    """
-    if odd := ours.keys() ^ theirs.keys():
-        raise SystemExit(f"{len(odd)} values only on one side, of {len(ours)} and {len(theirs)}: {sorted(odd)[:5]}")
-    differ = [name for name, data in ours.items() if data != theirs[name] and name[1] != SOURCE.name]
-    for key, field in ours:
-        if field == SOURCE.name:
-            one, other = (json.loads(side[key, field]) | {"sha256": ""} for side in (ours, theirs))
-            differ += [(key, field)] if one != other else []
-    if differ:
-        raise SystemExit(f"{len(differ)} of {len(ours)} values differ: {sorted(differ)[:5]}")
-
-
-def copied(folder: Path, out: Path, copies: int) -> Path:
-    """The files of a folder, `copies` times; names begin with the copy's number, so that every block of files is a mix."""
-    out.mkdir()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            for copy in range(copies):
-                shutil.copyfile(path, out / f"{copy:03d}-{path.name}")
-    return out
-
-
-def spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
-
-
 def series(name: str, clips: Path, scratch: Path, workers: int, repeats: int) -> None:
     """Runs in turns, and their table."""
     kinds = PAIRS[name]
     timings: dict[str, list[Timing]] = {kind: [] for kind in kinds}
     keys: set[str] = set()
-    values = seconds = 0.0
+    values, length = 0, 0.0
     for _ in range(repeats):
         for kind in kinds:
             timings[kind].append(measured(kind, clips, scratch / kind, workers))
-        ours, theirs = built(scratch / kinds[0]), scripted(scratch / kinds[1])
-        compare(ours, theirs)
-        records = {key: json.loads(data) for (key, field), data in ours.items() if field == SOURCE.name}
-        keys, values = set(records), len(ours)
-        seconds = sum(record["n_frames"] / int(record["fps"].partition("/")[0]) for record in records.values())
+        ours, theirs = stored(scratch / kinds[0] / "dataset"), scripted(scratch / kinds[1])
+        compare(ours, theirs, unhashed=SOURCE.name)
+        keys, values, length = {key for key, _ in ours}, len(ours), minutes(ours)
         for kind in kinds:
             shutil.rmtree(scratch / kind)
     workers = workers if name == "ray" else 1
-    print(f"{len(list(clips.iterdir()))} files, {len(keys)} clips, {seconds / 60:.1f} minutes; workers: {workers}; "
-          f"runs of each: {repeats}; {values:.0f} values compared after each pair, all equal.\n")  # fmt: skip
+    print(f"{len(list(clips.iterdir()))} files, {len(keys)} clips, {length:.1f} minutes; workers: {workers}; "
+          f"runs of each: {repeats}; {values} values compared after each pair, all equal.\n")  # fmt: skip
     print("| | clips/s, whole | clips/s, work | seconds before work | processor seconds |\n|---|---|---|---|---|")
     for kind in kinds:
         runs = timings[kind]
