@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from infra import digest
 from infra.errors import LikenessError
@@ -147,7 +147,9 @@ class Selection(_Part):
     missing: tuple[Missing, ...]
 
     def encoded(self) -> bytes:
-        return digest.canonical_json(self.model_dump(mode="json")) + b"\n"
+        """The file: itself and its digest, so that a flipped bit is noticed."""
+        facts = self.model_dump(mode="json")
+        return digest.canonical_json({"selection": facts, "sha256": digest.of_json(facts)}) + b"\n"
 
 
 def selection_file(root: Path, name: str) -> Path:
@@ -173,14 +175,14 @@ def read_selection(root: Path, name: str) -> Selection:
     path = selection_file(root, name)
     try:
         data = path.read_bytes()
-        stored = Selection.model_validate_json(data)
+        stored = Selection.model_validate(json.loads(data)["selection"])
     except FileNotFoundError:
         fix = f"make it with: likeness data select {root} {name} --where \"MEASURE >= VALUE\""
         raise LikenessError(f"dataset {root} has no selection {name!r}", allowed=", ".join(selection_names(root)) or "none yet",
                             fix=fix) from None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from None
-    if stored.encoded() != data or stored.name != name or digest.of_json(stored.rules) != stored.rules_sha256:
+    if stored.encoded() != data or stored.name != name:
         raise _damaged(path, "bytes changed since it was written")
     return stored
 

@@ -183,15 +183,10 @@ def test_damaged_selection_is_noticed(root: Path) -> None:
     store(root, "sharp", "measures.blur >= 50")
     file = selection_file(root, "sharp")
     whole = file.read_bytes()
-    for place in range(0, len(whole), 7):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        file.write_bytes(damaged)
-        try:
-            read = read_selection(root, "sharp")
-        except LikenessError:
-            continue
-        assert decide(open_dataset(root), "sharp", [Rule.parse(r) for r in read.rules]).encoded() != file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(LikenessError, match="damaged.*decide again"):
+            read_selection(root, "sharp")
 
 
 def take_down(root: Path, *stones: Tombstone) -> None:

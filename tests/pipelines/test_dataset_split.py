@@ -185,7 +185,7 @@ def test_selections_by_split_are_decided_again(root: Path) -> None:
     split(root, Wanted(val_fraction=0.5, seed=1))
     held = sum(where == "val" for where in (row.source["split"] for row in open_dataset(root).rows()))
     assert len(open_dataset(root, selection="held").rows()) == held
-    assert json.loads((root / "selections" / "held.json").read_text())["manifest"] == open_dataset(root).digest
+    assert json.loads((root / "selections" / "held.json").read_text())["selection"]["manifest"] == open_dataset(root).digest
 
 
 def test_command(leaky: Path) -> None:
