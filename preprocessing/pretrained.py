@@ -68,11 +68,16 @@ class PretrainedOperator(BatchOperator):
     def together(self, inputs: Sequence[T], alike: Callable[[T], Hashable], work: Callable[[list[T]], Sequence[Any]]) -> list[Any]:
         """`work` on groups of at most `batch_size` inputs that are alike (of equal shape, so that nothing is padded).
 
+        A group that does not fit into the GPU's memory is worked on one by one.
+
         Args:
             work: inputs -> a result each.
 
         Returns:
             A result for each input, in order.
+
+        Raises:
+            MemoryError: a single input does not fit.
         """
         groups: dict[Hashable, list[int]] = defaultdict(list)
         for place, value in enumerate(inputs):
@@ -82,9 +87,20 @@ class PretrainedOperator(BatchOperator):
         for places in groups.values():
             for start in range(0, len(places), size):
                 chunk = places[start : start + size]
-                for place, result in zip(chunk, work([inputs[p] for p in chunk]), strict=True):
+                for place, result in zip(chunk, self._fitting([inputs[p] for p in chunk], work), strict=True):
                     results[place] = result
         return results
+
+    def _fitting(self, inputs: list[T], work: Callable[[list[T]], Sequence[Any]]) -> Sequence[Any]:
+        import torch
+
+        try:
+            return work(inputs)
+        except torch.OutOfMemoryError as error:
+            if len(inputs) == 1:
+                raise MemoryError(f"{self.name}: one row does not fit into the GPU's memory: {error}") from error
+        torch.cuda.empty_cache()
+        return [self._fitting([value], work)[0] for value in inputs]
 
 
 def device() -> str:

@@ -97,7 +97,7 @@ def autoencoder(folder: Path, seed: int = 0, **settings: Any) -> Path:
     return folder
 
 
-def text_encoders(folder: Path, double: bool, seed: int = 0) -> Path:
+def text_encoders(folder: Path, double: bool, seed: int = 0, **settings: Any) -> Path:
     """Tokenizer and text encoder of a Stable Diffusion; `double` for the two of SDXL."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -108,9 +108,10 @@ def text_encoders(folder: Path, double: bool, seed: int = 0) -> Path:
     for number, tail in enumerate(["", "_2"][: 1 + double]):
         tokenizer = CLIPTokenizer(vocab, [], model_max_length=77, **({"pad_token": "!"} if number else {}))
         tokenizer.save_pretrained(folder / f"tokenizer{tail}")
+        size = {"hidden_size": 16 + 8 * number, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
         config = CLIPTextConfig(
-            vocab_size=len(vocab), hidden_size=16 + 8 * number, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
-            projection_dim=20, max_position_embeddings=77, bos_token_id=vocab[marks[0]], eos_token_id=vocab[marks[1]],
+            **{**size, **settings}, vocab_size=len(vocab), projection_dim=20, max_position_embeddings=77,
+            bos_token_id=vocab[marks[0]], eos_token_id=vocab[marks[1]],
         )  # fmt: skip
         kind = CLIPTextModelWithProjection if number else CLIPTextModel
         kind(config).save_pretrained(folder / f"text_encoder{tail}")

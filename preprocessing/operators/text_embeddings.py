@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field as Setting
 from pydantic import field_validator
 
-from preprocessing.fields import TEXT_POOLED_SDXL, Field, by_name, text_embedding
+from infra.errors import LikenessError
+from preprocessing.fields import TEXT_DIMS, TEXT_POOLED_SDXL, Field, by_name, text_embedding
 from preprocessing.operator import FamilyOperator, Sample
 from preprocessing.operators.latents import MODELS, named
 from preprocessing.pretrained import PretrainedOperator, PretrainedParams, device, load_network, loading
@@ -91,7 +92,7 @@ class TextEmbeddings(PretrainedOperator, FamilyOperator):
         """Load tokenizers and text encoders.
 
         Raises:
-            LikenessError: they are not here, or are no CLIP text encoders.
+            LikenessError: they are not here, are no CLIP text encoders, or have the width of another diffusion model's.
         """
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -106,6 +107,7 @@ class TextEmbeddings(PretrainedOperator, FamilyOperator):
             else:
                 kind = CLIPTextModelWithProjection if name.endswith("_2") else CLIPTextModel
                 parts[name] = load_network(kind, folder, model, dtype=self.torch_dtype())
+        _check_width(self.params.encoder, model, sum(p.config.hidden_size for n, p in parts.items() if n.startswith("text")))
         absent: dict[str, Any] = {"vae": None, "unet": None, "scheduler": None, "feature_extractor": None}
         if self._double():
             self._pipeline: Any = StableDiffusionXLPipeline(**parts, **absent)
@@ -129,3 +131,11 @@ class TextEmbeddings(PretrainedOperator, FamilyOperator):
         # the pipeline for SDXL also gives the pooled embedding, as the third of four
         kept = (found[0], found[2]) if self._double() else (found[0],)
         return list(zip(*(value.half().cpu().numpy() for value in kept), strict=True))
+
+
+def _check_width(encoder: str, model: str, dims: int) -> None:
+    """Mistaking one published model for another costs a training; other widths are somebody's own."""
+    for other, width in TEXT_DIMS.items():
+        if dims == width and other != encoder:
+            allowed, fix = f"{TEXT_DIMS[encoder]} for {encoder}", f"ask for text_{other}, or set text_{encoder}.model to another"
+            raise LikenessError(f"{model} gives {dims} dims, as {other} does", allowed=allowed, fix=fix)

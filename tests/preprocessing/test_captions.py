@@ -174,6 +174,57 @@ def test_what_is_no_captioner_is_refused_in_one_line(weights: Path, tmp_path: Pa
         ready(weights, "llava", model=str(weights / "blip"))
 
 
+def test_rows_that_do_not_fit_together_go_one_by_one(weights: Path):
+    operator: Any = ready(weights, "blip", batch_size=4)
+    write, sizes = operator._write, []
+
+    def small_gpu(inputs: list) -> list[str]:
+        sizes.append(len(inputs))
+        if len(inputs) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(inputs)
+
+    limit = 4
+    want = captions(operator, rows())
+    operator._write, limit = small_gpu, 1
+    assert captions(operator, rows()) == want
+    assert sizes == [4, 1, 1, 1, 1, 2, 1, 1]
+    limit = 0
+    with pytest.raises(MemoryError, match="blip: one row does not fit"):
+        operator(rows()[0])
+
+
+def test_weights_and_settings_in_the_layouts_of_older_publications(weights: Path, tmp_path: Path):
+    """As most of the hub is laid out: a pickled state dict with names of transformers 4, a file per part of the processor."""
+    import json
+    import shutil
+
+    from safetensors.torch import load_file
+
+    for name in FIELDS:
+        want = captions(ready(weights, name), rows())
+        folder = shutil.copytree(weights / name, tmp_path / name)
+        tensors = load_file(folder / "model.safetensors").items()
+        older = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in tensors}
+        torch.save(older, folder / "pytorch_model.bin")
+        settings = json.loads((folder / "processor_config.json").read_text())
+        pictures = settings.pop("image_processor")
+        pictures["image_processor_type"] = {"blip": "BlipImageProcessor", "llava": "CLIPImageProcessor"}[name]
+        pictures["processor_class"] = settings["processor_class"]
+        (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+        (folder / "model.safetensors").unlink()
+        if name == "blip":
+            vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+            (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(vocab, key=vocab.get)))
+            (folder / "tokenizer.json").unlink()
+            (folder / "processor_config.json").unlink()
+        else:
+            (folder / "processor_config.json").write_text(json.dumps(settings))
+            (folder / "chat_template.json").write_text(json.dumps({"chat_template": tiny_models.CHAT}))
+            (folder / "chat_template.jinja").unlink()
+        assert captions(ready(tmp_path, name), rows()) == want
+
+
 def test_a_part_of_the_weights_is_not_enough(weights: Path, tmp_path: Path):
     import shutil
 

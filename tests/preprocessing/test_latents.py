@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_models
 import torch
 from astronaut_clips import portrait
+from safetensors.torch import load_file
 
 from infra import assets
 from infra.errors import LikenessError
@@ -93,6 +95,23 @@ def test_the_model_may_be_the_autoencoder_itself(weights: Path):
     itself = ready(weights, model=str(weights / "sd" / "vae"), subfolder="")
     assert itself.assets == (f"model:{weights / 'sd' / 'vae'}",)
     assert np.array_equal(latents(itself, rows())[0], latents(ready(weights), rows())[0])
+
+
+def test_weights_in_the_layout_of_older_publications(weights: Path, tmp_path: Path):
+    """Stable Diffusion 1.5's attention layers have names from before diffusers 0.15."""
+    folder = shutil.copytree(weights / "sd", tmp_path / "sd")
+    tensors = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    for new, old in names.items():
+        assert any(new in name for name in tensors)
+        tensors = {name.replace(new, old): value for name, value in tensors.items()}
+    torch.save(tensors, folder / "vae" / "diffusion_pytorch_model.bin")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert np.array_equal(latents(ready(tmp_path), rows())[0], latents(ready(weights), rows())[0])
+    gone = {name: value for name, value in tensors.items() if name != "encoder.conv_in.weight"}
+    torch.save(gone, folder / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(LikenessError, match=r"lacks 1 weights of AutoencoderKL, encoder\.conv_in\.weight"):
+        ready(tmp_path)
 
 
 def test_the_published_models_are_the_default():

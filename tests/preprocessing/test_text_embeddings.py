@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from safetensors.torch import load_file
 
 from infra.errors import LikenessError
 from preprocessing import catalogue
@@ -117,6 +119,26 @@ def test_a_model_with_one_encoder_is_no_sdxl(weights: Path):
     broken.asset_paths[broken.assets[3]] = weights / "sd15" / "text_encoder"
     with pytest.raises(LikenessError, match=r"lacks .* weights of CLIPTextModelWithProjection"):
         broken.setup()
+
+
+def test_weights_in_the_layout_of_older_publications(weights: Path, tmp_path: Path):
+    """Names of transformers 4 in a pickled state dict, with positions that nobody needs any more."""
+    folder = shutil.copytree(weights / "sd15", tmp_path / "sd15")
+    tensors = load_file(folder / "text_encoder" / "model.safetensors")
+    older = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in tensors.items()}
+    older["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    torch.save(older, folder / "text_encoder" / "pytorch_model.bin")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    field = text_embedding("sd15")
+    for left, right in zip(ready(tmp_path, "sd15").call_many(rows()), ready(weights, "sd15").call_many(rows()), strict=True):
+        assert np.array_equal(left[field], right[field])
+
+
+def test_one_published_model_is_not_taken_for_another(tmp_path: Path):
+    tiny_models.text_encoders(tmp_path / "sd15", double=False, hidden_size=768, num_hidden_layers=1)
+    ready(tmp_path, "sd15")
+    with pytest.raises(LikenessError, match=r"gives 768 dims, as sd15 does; allowed: 1024 for sd21; ask for text_sd15"):
+        ready(tmp_path, "sd21", model=str(tmp_path / "sd15"))
 
 
 def vocabulary() -> Path | None:
