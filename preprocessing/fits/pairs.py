@@ -56,7 +56,7 @@ def linked(vectors: np.ndarray, least: float) -> np.ndarray:
         found = np.concatenate(edges)
         if len(found):
             graph = coo_array((np.ones(len(found), np.int8), (found // count, found % count)), shape=(count, count))
-            groups = connected_components(graph, directed=False)[1][groups]
+            groups = connected_components(graph, directed=False)[1].astype(np.int64)[groups]
     return _in_order(groups)
 
 

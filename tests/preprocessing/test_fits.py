@@ -209,3 +209,10 @@ def test_many_rows_need_little_memory():
         assert len(np.unique(np.stack([found, who]), axis=1).T) < 1500
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
+
+
+@pytest.mark.long
+def test_pairs_beyond_32_bits_are_numbered_rightly():
+    numbers = np.arange(50_000) // 2  # each twice; numbers of pairs pass 2^31
+    vectors = np.unpackbits(numbers.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1).astype(np.float32) * 2 - 1
+    assert pairs.linked(vectors, 16).tolist() == numbers.tolist()
