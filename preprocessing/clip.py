@@ -95,13 +95,33 @@ class InMemory:
         return iter(self._frames)
 
 
+class Photo:
+    """A photo as a clip of one frame (the `Frames` protocol), decoded when first asked for."""
+
+    n_frames = 1
+
+    def __init__(self, path: str | os.PathLike, fps: float) -> None:
+        self.path, self.fps = Path(path), fps
+        self.damaged = np.zeros(1, bool)
+        self._frame: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._frame is None:
+            self._frame = read_photo(self.path)[0]
+            self._frame.flags.writeable = False
+        yield self._frame
+
+
 def open_clip(
     path: str | os.PathLike,
     source: Mapping[str, Any],
     timeline: np.ndarray,
     budget_bytes: int = BUDGET_BYTES,
     info: MediaInfo | None = None,
-) -> Clip | InMemory:
+) -> Clip | Photo:
     """The frames of a row.
 
     Args:
@@ -112,5 +132,5 @@ def open_clip(
         info: what `probe(path)` said, to save probing again.
     """
     if source.get("kind") == "photo":
-        return InMemory(read_photo(path)[0][None], float(Fraction(str(source["fps"]))))
+        return Photo(path, float(Fraction(str(source["fps"]))))
     return Clip(path, info or probe(path), timeline, Fraction(str(source["fps"])), budget_bytes)

@@ -11,6 +11,7 @@ from pipelines.dataset.build import Report
 from pipelines.dataset.unit import PER_PHOTO
 
 MOST_PROBLEMS = 200
+MOST_ALIKE = 3
 
 
 def print_plan(console: Console, facts: dict[str, Any]) -> None:
@@ -41,12 +42,12 @@ def print_report(console: Console, root: str, report: Report) -> None:
     """Files and rows that came to nothing, with reasons; then the dataset in two lines."""
     if report.problems:
         table = _table("file or row", "", "reason")
-        for problem in report.problems[:MOST_PROBLEMS]:
-            by = "" if problem["operator"] == "ingest" else f" by {problem['operator']}"
-            table.add_row(problem["name"], problem["status"] + by, problem["reason"])
+        lines = _grouped(report.problems)
+        for line in lines[:MOST_PROBLEMS]:
+            table.add_row(*line)
         console.print(table)
-        if len(report.problems) > MOST_PROBLEMS:
-            console.print(f"... and {len(report.problems) - MOST_PROBLEMS} more: likeness data show {root} --json")
+        if len(lines) > MOST_PROBLEMS:
+            console.print(f"... and {len(lines) - MOST_PROBLEMS} more: likeness data quarantine {root}")
     if report.starved:
         counts = ", ".join(f"{operator} {count}" for operator, count in sorted(report.starved.items()))
         console.print(f"rows without a value because an input of theirs is missing: {counts}")
@@ -59,6 +60,21 @@ def print_report(console: Console, root: str, report: Report) -> None:
     done = f"{report.units} shards in {duration(report.wall_s)}" if report.units else "nothing to compute"
     moved = "" if report.changed else " (unchanged)"
     console.print(f"{done}; dataset {root} is {report.digest[:12]}{moved}; look at it with: likeness data show {root}")
+
+
+def _grouped(problems: list[dict[str, str]]) -> list[tuple[str, str, str]]:
+    """A line per file and row; where an operator gave many rows the same reason, one line for all of them."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for problem in problems:
+        by = "" if problem["operator"] == "ingest" else f" by {problem['operator']}"
+        alike.setdefault((problem["operator"], problem["status"] + by, problem["reason"]), []).append(problem["name"])
+    lines = []
+    for (operator, what, reason), names in alike.items():
+        if operator != "ingest" and len(names) > MOST_ALIKE:
+            lines.append((f"{len(names)} rows, {names[0]} the first", what, reason))
+        else:
+            lines += [(name, what, reason) for name in names]
+    return lines
 
 
 def print_costs(console: Console, report: Report) -> None:

@@ -32,21 +32,22 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
+from infra.storage.tombstones import Tombstones
 from pipelines.dataset.expand import child_sources, note_derived
 from pipelines.dataset.graph import Graph, Toolbox, resolve
 from pipelines.dataset.outcome import FAILURES_IN_A_ROW, MISSING_INPUT, machine_errors
 from pipelines.dataset.plan import Hashes, Plan, make_plan
-from pipelines.dataset.rates import record_rates
+from pipelines.dataset.rates import load_rates, record_rates, shard_weights
 from pipelines.dataset.request import Request, save_request
 from pipelines.dataset.runners import run_ray, run_serial
-from pipelines.dataset.sources import Source, assign_splits, find_sources
+from pipelines.dataset.sources import Source, as_taken_down, assign_splits, find_sources
 from pipelines.dataset.unit import Cost, Unit, UnitResult
 from preprocessing.codecs import EXTENSION
 from preprocessing.fields import VIDEO
 
 Runner = Literal["serial", "ray"]
 Progress = Callable[[float, float, str], None]
-"""Called with work done, all work (both in sources), and what is being worked on."""
+"""Called with work done, all work (both in seconds, by estimate), and what is being worked on."""
 
 
 @dataclass
@@ -93,6 +94,7 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     placed = {path for shard in head.shards for path in shard.sources} if head else set()
     known = [entry for entry in head.sources if entry.path in placed] if head else []
     sources = child_sources(request) if request.parent else find_sources(root, request, known)
+    sources = as_taken_down(sources, known, Tombstones.load(root))
     if not any(not source.refusal for source in sources):
         places = ", ".join(request.roots.values()) or request.parent
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")
@@ -153,7 +155,10 @@ def build(
             note_derived(Path(request.parent), root)
         units = plan.units(toolbox)
         runner = runner or ("ray" if min(workers, len(units)) > 1 else "serial")
-        results = _run(units, runner, workers, failures_in_a_row, progress, hashes)
+        weights = shard_weights(plan, load_rates())
+        if runner == "ray":
+            units.sort(key=lambda unit: -weights[unit.shard])  # the largest first: small ones fill up the end
+        results = _run(units, weights, runner, workers, failures_in_a_row, progress, hashes)
         manifest = _manifest(plan, results, request.val_fraction)
         check_laws(manifest, len(plan.left_out) + sum(map(len, plan.shards)))
         before = head_digest(root)
@@ -174,14 +179,14 @@ def build(
 
 
 def _run(
-    units: list[Unit], runner: Runner, workers: int, failures: int, progress: Progress, hashes: Hashes
+    units: list[Unit], weights: Mapping[int, float], runner: Runner, workers: int, failures: int, progress: Progress, hashes: Hashes
 ) -> dict[int, UnitResult]:
-    weights = {unit.shard: len(unit.sources) for unit in units}
-    parts = dict.fromkeys(weights, 0.0)
+    parts = {unit.shard: 0.0 for unit in units}
+    total = sum(weights[shard] for shard in parts)
 
     def at(shard: int, done: float, what: str) -> None:
         parts[shard] = max(parts[shard], done)
-        progress(sum(parts[s] * weights[s] for s in parts), sum(weights.values()), what)
+        progress(sum(part * weights[s] for s, part in parts.items()), total, what)
 
     results: dict[int, UnitResult] = {}
     saved = time.monotonic()

@@ -18,6 +18,8 @@ from pipelines.dataset.plan import Plan
 from pipelines.dataset.unit import DECODING, PER_PHOTO, Cost
 from preprocessing.fields import VIDEO
 
+BYTES_PER_S = 1e6
+
 
 def cache_folder() -> Path:
     """Where Likeness keeps what it can make again."""
@@ -79,6 +81,19 @@ def forecast(plan: Plan, rates: dict[str, Cost]) -> list[dict[str, Any]]:
         lines.append({"operator": DECODING, "fields": [], "shards": len(plan.shards), "to_run": len(decoded), "why": {},
                       **_estimate(plan, sorted(decoded), rates, DECODING)})  # fmt: skip
     return lines
+
+
+def shard_weights(plan: Plan, rates: dict[str, Cost]) -> dict[int, float]:
+    """How long each shard's work will take, for progress and order: seconds where this machine has measured the operators."""
+    weights = {}
+    for shard in range(len(plan.shards)):
+        stale = [node for node in plan.graph.nodes if plan.tasks[node.column, shard].entry is None]
+        names = [node.name for node in stale] + ([DECODING] if any(VIDEO in node.reads for node in stale) else [])
+        known = [_estimate(plan, [shard], rates, name)["cpu_s"] for name in names]
+        size = sum(max(source.bytes, 0) for source in plan.shards[shard])
+        # Nothing measured yet: bytes, at a rate that only has to be the same for all.
+        weights[shard] = sum(s for s in known if s is not None) or size / BYTES_PER_S or 1e-3
+    return weights
 
 
 def _estimate(plan: Plan, shards: list[int], rates: dict[str, Cost], operator: str) -> dict[str, float | None]:

@@ -55,8 +55,9 @@ def run_serial(units: Sequence[Unit], failures_in_a_row: int, progress: Progress
 
 
 def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progress: Progress) -> Iterator[UnitResult]:
-    """Units on Ray actors, `workers` of them for CPU operators: of the Ray this process is connected to, of RAY_ADDRESS, or of one
-    started for the run.
+    """Units, in this order, on Ray actors, `workers` of them for CPU operators.
+
+    Uses the Ray this process is connected to, that of RAY_ADDRESS, or one started for the run.
 
     A unit whose worker dies (out of memory, a crash in a decoder) runs again; a sample that was being worked on at
     two deaths is quarantined.
@@ -220,7 +221,7 @@ class _RayRun:
             for name, count in left.items()
         }
         self.pool_of = pool_of
-        for unit in sorted(units, key=_size):  # the largest first: small ones fill up the end
+        for unit in reversed(units):
             self.pools[pool_of(unit.segment)].waiting.append(unit)
 
     def results(self) -> Iterator[UnitResult]:
@@ -253,10 +254,6 @@ class _RayRun:
     def close(self) -> None:
         for pool in self.pools.values():
             pool.close()
-
-
-def _size(unit: Unit) -> tuple[int, int]:
-    return sum(max(source.bytes, 0) for source in unit.sources), -unit.shard
 
 
 def _batched(unit: Unit) -> bool:
