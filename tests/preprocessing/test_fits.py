@@ -213,6 +213,7 @@ def test_many_rows_need_little_memory():
 
 @pytest.mark.long
 def test_pairs_beyond_32_bits_are_numbered_rightly():
-    numbers = np.arange(50_000) // 2  # each twice; numbers of pairs pass 2^31
+    # Copies at both ends: 46 000 groups times 48 001 rows pass 2^31.
+    numbers = np.concatenate([[0], np.arange(46_000), np.arange(46_000, 47_000).repeat(2)])
     vectors = np.unpackbits(numbers.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1).astype(np.float32) * 2 - 1
     assert pairs.linked(vectors, 16).tolist() == numbers.tolist()
