@@ -8,6 +8,7 @@ refuses the same file, and a file with the same bytes under another name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
 
 FILE = "tombstones.json"
-TAKEN_DOWN = "taken down"  # the reason a build gives; for purged sources also the label of the name that is left
+TAKEN_DOWN = "taken down"  # the reason a build gives
 Kind = Literal["source", "person", "key"]
 
 
@@ -143,11 +144,13 @@ def segment_of(source: Mapping[str, Any]) -> str:
 
 
 def anonymous(path: str) -> str:
-    """What stands for a purged source's path in manifests; itself where it is one already."""
-    return path if path.startswith(_LABEL) else _LABEL + of_text(path)
+    """What stands for a purged source's path in manifests; itself where it is that already."""
+    return path if is_anonymous(path) else f"taken-down/{of_text(path)}"
 
 
-_LABEL = f"{TAKEN_DOWN.replace(' ', '-')}/"
+def is_anonymous(path: str) -> bool:
+    """Whether a name in a manifest stands for a purged source."""
+    return re.fullmatch(r"taken-down/[0-9a-f]{64}", path) is not None
 
 
 def _encoded(entries: tuple[Tombstone, ...]) -> bytes:

@@ -42,11 +42,12 @@ from pipelines.dataset.stored import (
     holds_any,
     manifest_path,
     named_files,
+    names,
     names_any,
     remove_files,
     stored_manifests,
 )  # fmt: skip
-from pipelines.dataset.unit import clip_seconds
+from pipelines.dataset.worker import without_rows
 from preprocessing.fields import GIVEN
 
 
@@ -125,7 +126,7 @@ class _Cleaner:
     def __init__(self, root: Path, head: Manifest, stones: Tombstones) -> None:
         self.root, self.head, self.stones = root, head, stones
         self.entries = {entry.path: entry for entry in head.sources}
-        self.gone = {e.path for e in head.sources if stones.covers_source(e.path, e.person, e.sha256)}
+        self.gone = {e.path for e in head.sources if names(stones, e.model_dump())}
         manifests = [manifest for manifest in stored_manifests(root).values() if manifest]
         self.named = {path for manifest in manifests for path in named_files(root, manifest)}
         self.extensions = {(info.column, info.name): info.extension for info in head.fields.values()}
@@ -164,7 +165,9 @@ class _Cleaner:
     def _entry(self, entry: SourceEntry, lost: set[str]) -> SourceEntry:
         if entry.path in self.gone:
             return SourceEntry(path=anonymous(entry.path), bytes=0, status="refused", reason=TAKEN_DOWN)
-        return entry.model_copy(update={"keys": tuple(key for key in entry.keys if key not in lost)})
+        keys = tuple(key for key in entry.keys if key not in lost)
+        outcome = {} if keys or not entry.keys else {"status": "refused", "reason": TAKEN_DOWN}
+        return entry.model_copy(update={"keys": keys, **outcome})
 
     def _open(self, column: str, shard: int) -> StoredShard:
         named = self.head.columns[column]
@@ -218,10 +221,8 @@ class _Cleaner:
         if record["path"] in self.gone:
             return record | {"path": anonymous(record["path"]), "bytes": 0, "sha256": "", "status": "refused", "reason": TAKEN_DOWN,
                              "error": "", "trace": "", "tries": 1, "keys": [], "seconds": 0.0}  # fmt: skip
-        out = lost.intersection(record["keys"])
-        seconds = record["seconds"] - sum(clip_seconds(json.loads(rows[key].source)) for key in out)
-        rest = {"keys": [key for key in record["keys"] if key not in out], "seconds": round(seconds, 6)}
-        return record | rest if out else record
+        out = {key: json.loads(rows[key].source) for key in record["keys"] if key in lost}
+        return without_rows(record, out) if out else record
 
 
 def _clean_small_files(root: Path, stones: Tombstones) -> None:
@@ -257,7 +258,7 @@ def _clean_rules(root: Path, name: str, names: set[str]) -> None:
 
 def _words(stones: Tombstones, head: Manifest) -> set[bytes]:
     """The names of what was taken down, as far as they are still known."""
-    lost = [e for e in head.sources if stones.covers_source(e.path, e.person, e.sha256)]
+    lost = [e for e in head.sources if names(stones, e.model_dump())]
     words = {stone.value for stone in stones.entries} | {entry.path for entry in lost} | {key for e in lost for key in e.keys}
     return {word.encode() for word in words if word}
 

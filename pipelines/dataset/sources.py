@@ -11,19 +11,21 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.manifest import SourceEntry
+from infra.storage.tombstones import TAKEN_DOWN, Tombstones, is_anonymous
 from pipelines.dataset.folders import Found, walk
 from pipelines.dataset.request import Request
 from pipelines.dataset.source_list import Line, read_list
 
 NOT_LISTED = "not in the source list"
 NOT_FOUND = "in the source list, but no such file below the roots"
+NO_SOURCE = "no longer among the sources"
 SLUG_LENGTH = 48
 
 
@@ -106,7 +108,7 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
     known_by_path = {entry.path: entry for entry in known if entry.reason not in (NOT_LISTED, NOT_FOUND)}
     files = walk(root, request, {path.partition("/")[0] for path in known_by_path})
     listed = read_list(request, files) if request.source_list else None
-    splits = _listed_splits(listed or {}, request.source_list)
+    splits = _listed_splits(listed or {}, request)
     sources = []
     for path in sorted({*files, *known_by_path, *(listed or ())}):
         found, line = files.get(path), (listed or {}).get(path, Line())
@@ -118,7 +120,7 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
             sources.append(Source(path, **about, refusal=NOT_FOUND))
         else:
             before = known_by_path.get(path)
-            person = line.person or (before.person if before else "") or _default_person(path)
+            person = line.person or (before.person if before else "") or default_person(path, request.people)
             split = splits.get(person) or (before.split if before else "")
             tags, caption = {**place.tags, **line.tags}, line.caption or place.caption
             if found is None and before:
@@ -128,24 +130,52 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
     return sources
 
 
+def as_taken_down(sources: Iterable[Source], known: Iterable[SourceEntry], stones: Tombstones) -> list[Source]:
+    """The sources, sorted by path, with those refused that are taken down; purged ones without their name.
+
+    Args:
+        known: sources of the last build that shards were cut from. They keep their place in it, whatever has become of them.
+    """
+    found: dict[str, Source] = {}
+    for source in sources:
+        if is_anonymous(source.path):
+            continue
+        if not stones.covers_source(source.path, source.person):
+            found[source.path] = source
+        elif (name := stones.name(source.path, source.person)) == source.path:
+            found[name] = replace(source, refusal=TAKEN_DOWN)
+        else:
+            found[name] = Source(name, Path(), 0, 0, refusal=TAKEN_DOWN)
+    for entry in known:
+        refusal = TAKEN_DOWN if is_anonymous(entry.path) else NO_SOURCE
+        found.setdefault(entry.path, Source(entry.path, Path(), 0, 0, refusal=refusal))
+    return [found[path] for path in sorted(found)]
+
+
 def _place(request: Request, path: str) -> Path:
     label, _, inner = path.partition("/")
     return Path(request.roots.get(label, label)) / inner
 
 
-def _default_person(path: str) -> str:
-    """The first folder below the root where there is one, else the file itself."""
-    parts = path.split("/")
-    return "/".join(parts[:2]) if len(parts) > 2 else path.rpartition(".")[0] or path
+def default_person(path: str, rule: str = "folder") -> str:
+    """Who is in a source of which nothing is known but its path; see `Request.people`. The root's label goes before, so that two
+    folders never share people by accident."""
+    label, parts = path.partition("/")[0], path.split("/")
+    whole = path.rpartition(".")[0] or path
+    if rule == "folder":
+        return "/".join(parts[:2]) if len(parts) > 2 else whole
+    if rule != "file" and (match := re.search(rule, path.partition("/")[2])):
+        return f"{label}/{match[1] if match.groups() else match[0]}"
+    return whole
 
 
-def _listed_splits(listed: Mapping[str, Line], file: str) -> dict[str, str]:
+def _listed_splits(listed: Mapping[str, Line], request: Request) -> dict[str, str]:
     """Person -> split, where the list gives one; it holds for all files of the person."""
     splits: dict[str, str] = {}
     for path, line in listed.items():
-        person = line.person or _default_person(path)
+        person = line.person or default_person(path, request.people)
         if line.split and splits.setdefault(person, line.split) != line.split:
-            raise LikenessError(f"--list {file}: person {person} is in split {splits[person]} and in {line.split}",
+            raise LikenessError(f"--list {request.source_list}: person {person} is in split {splits[person]} and in {line.split}",
                                 fix="a person belongs to one split, or what is learnt about them leaks; mend the list")
     return splits
 

@@ -56,10 +56,15 @@ def column_shards(root: Path) -> Iterator[list[Path]]:
 
 def names_any(manifest: Mapping[str, Any], stones: Tombstones) -> bool:
     """Whether a manifest names a source or a row that is taken down."""
-    return any(
-        stones.covers_source(entry["path"], entry.get("person", ""), entry.get("sha256", "")) or
-        any(stones.covers_key(key) for key in entry.get("keys", ())) for entry in manifest["sources"]
-    )  # fmt: skip
+    return any(names(stones, entry) or any(map(stones.covers_key, entry.get("keys", ()))) for entry in manifest["sources"])
+
+
+def names(stones: Tombstones, entry: Mapping[str, Any]) -> bool:
+    """Whether a source, as a manifest or ingest's ledger tells of it, is taken down.
+
+    A file with the same bytes under a new name is one that a build has refused: it has no rows, and its name may stay.
+    """
+    return stones.covers_source(entry["path"], entry.get("person", ""), entry.get("sha256", "") if entry.get("keys") else "")
 
 
 def holds_any(group: Collection[Path], stones: Tombstones) -> bool:
@@ -68,8 +73,7 @@ def holds_any(group: Collection[Path], stones: Tombstones) -> bool:
     commit = read_commit(ledger) if ledger else None
     if ledger is None or commit is None:
         return False
-    return any(stones.covers_source(record["path"], "", record["sha256"]) for record in commit.sources) or any(
-        stones.covers_key(row.key) for row in read_ledger(ledger))
+    return any(names(stones, record) for record in commit.sources) or any(stones.covers_key(r.key) for r in read_ledger(ledger))
 
 
 def learnt_from(root: Path, manifests: Collection[str]) -> list[str]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from infra import digest
 from infra.digest import canonical_json
 from infra.storage.atomic import temporary
 from infra.storage.ledger import LedgerRow
+from infra.storage.tombstones import TAKEN_DOWN, Tombstones
 from pipelines.dataset.graph import VIDEO_PARTS, Node
 from pipelines.dataset.outcome import (
     MACHINE_ERRORS,
@@ -121,6 +122,7 @@ class _Run:
         self.sources = {s.path: s for s in unit.sources}
         self.places = {str(s.file): s.path for s in unit.sources}
         self.places |= {str(unit.root): "DATASET", str(unit.root.resolve()): "DATASET"}
+        self.tombstones = Tombstones.load(unit.root)
         self.records: list[dict[str, Any]] = []
         self.copies: dict[str, Path] = {}
         self.decode_s = 0.0
@@ -188,11 +190,13 @@ class _Run:
         if source.refusal:
             return record, {}
         if before and source.bytes < 0:  # the file is gone: its rows stay
-            return before, self._rows_before(before)
+            return self._standing(before, self._rows_before(before))
         record["sha256"] = facts["sha256"] = self._hash(source)
+        if self.tombstones.covers_source("", "", record["sha256"]):
+            return record | {"reason": TAKEN_DOWN}, {}
         if before and all(before[name] == fact for name, fact in facts.items()):
             if not (before["status"] == "quarantined" and self.unit.retry):
-                return before, self._rows_before(before)
+                return self._standing(before, self._rows_before(before))
             record["tries"] = before["tries"] + 1
 
         def work() -> dict[str, Values]:
@@ -213,7 +217,16 @@ class _Run:
         if name == node.name:  # a video: all its rows
             cost.clip_s = seconds
         self._cost(name, cost)
-        return record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows
+        return self._standing(record | {"status": "ingested", "keys": list(rows), "seconds": round(seconds, 6)}, rows)
+
+    def _standing(self, record: dict[str, Any], rows: dict[str, Values]) -> tuple[dict[str, Any], dict[str, Values]]:
+        """Without rows that are taken down by themselves."""
+        sources = {key: json.loads(values[SOURCE.name]) for key, values in rows.items()} if self.tombstones else {}
+        down = {key: source for key, source in sources.items() if self.tombstones.covers_row(key, source)}
+        if not down:
+            return record, rows
+        rest = {key: values for key, values in rows.items() if key not in down}
+        return without_rows(record, down), rest
 
     def _rows_before(self, record: dict[str, Any]) -> dict[str, Values]:
         node, base = self.unit.ingest, self.bases[self.unit.ingest.column]
@@ -378,6 +391,14 @@ class _Run:
 
     def _cost(self, operator: str, cost: Cost) -> None:
         self.result.costs.setdefault(operator, Cost()).add(cost)
+
+
+def without_rows(record: dict[str, Any], down: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A source's record of ingest's ledger when some of its rows (key -> SOURCE record) are taken down."""
+    keys = [key for key in record["keys"] if key not in down]
+    seconds = record["seconds"] - sum(clip_seconds(source) for source in down.values())
+    rest = record | {"keys": keys, "seconds": round(seconds, 6)}
+    return rest if keys else rest | {"status": "refused", "reason": TAKEN_DOWN}
 
 
 def own_file(source: Source, folder: Path) -> Path:
