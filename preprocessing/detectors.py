@@ -20,6 +20,7 @@ from infra.errors import LikenessError
 Backend = Literal["mediapipe", "yunet", "scrfd"]
 # What each is published with: mediapipe's networks filter themselves; libfacedetection; insightface.
 MIN_SCORES: dict[Backend, float] = {"mediapipe": 0.5, "yunet": 0.6, "scrfd": 0.5}
+LONGEST_SIDE_PX = 640  # insightface's, and about libfacedetection's
 ASSETS: dict[Backend, tuple[str, ...]] = {"mediapipe": (), "yunet": ("yunet",), "scrfd": ("scrfd",)}
 
 
@@ -44,7 +45,7 @@ class Detector(Protocol):
 
 
 def open_detector(
-    backend: Backend, path: str | os.PathLike | None = None, min_score: float | None = None, longest_side_px: int = 640
+    backend: Backend, path: str | os.PathLike | None = None, min_score: float | None = None, longest_side_px: int = LONGEST_SIDE_PX
 ) -> Detector:
     """A detector, ready.
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from preprocessing.detectors import ASSETS, MIN_SCORES, Backend, open_detector
+from preprocessing.detectors import ASSETS, LONGEST_SIDE_PX, MIN_SCORES, Backend, open_detector
 from preprocessing.fields import FACE_DETECTIONS, VIDEO, Field
 from preprocessing.operator import Operator, OperatorParams, Sample
 
@@ -35,12 +35,14 @@ class FaceDetect(Operator):
 
         backend: Backend = "mediapipe"
         min_score: float | None = Setting(None, gt=0, le=1)
-        longest_side_px: int = Setting(640, ge=64, le=4096, multiple_of=32)
+        longest_side_px: int = Setting(LONGEST_SIDE_PX, ge=64, le=4096, multiple_of=32)
 
         @model_validator(mode="after")
         def _within_reach(self) -> FaceDetect.Params:
             if self.backend == "mediapipe" and self.min_score is not None and self.min_score < MIN_SCORES["mediapipe"]:
                 raise ValueError(f"min_score={self.min_score:g} with mediapipe, which gives nothing below 0.5")
+            if self.backend == "mediapipe" and self.longest_side_px != LONGEST_SIDE_PX:
+                raise ValueError(f"longest_side_px={self.longest_side_px} with mediapipe, which has sizes of its own")
             return self
 
     @property

@@ -118,6 +118,7 @@ def test_settings_of_the_backends(tmp_path, monkeypatch):
     for wrong, message in (
         ({"backend": "dlib"}, "mediapipe | yunet | scrfd"), ({"min_score": 0.3}, "nothing below 0.5"),
         ({"backend": "yunet", "min_score": 0}, "min_score"), ({"longest_side_px": 650}, "multiple of 32"),
+        ({"longest_side_px": 1280}, "sizes of its own"),
     ):  # fmt: skip
         with pytest.raises(LikenessError, match=message.replace("|", r"\|")):
             catalogue.producer("face_detections", {"face_detect": wrong})
