@@ -17,6 +17,7 @@ from pipelines.dataset.request import Request, load_request, updated
 
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Folder or file of clips, LABEL=PATH to name it; repeatable.")]
 List = Annotated[str, typer.Option("--list", help="Table with tabs: path, maybe person, split, tags. Only its files count.")]
+People = Annotated[str, typer.Option("--people", help="Who is in a source: folder, file, or a regular expression on its path.")]
 Recipe = Annotated[str, typer.Option("--recipe", help="What to make: a recipe's name or a YAML file; 'talking' at first.")]
 Fields = Annotated[list[str] | None, typer.Option("--field", help="Field to make besides; repeatable.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Setting of an operator, OPERATOR.SETTING=VALUE; repeatable.")]
@@ -32,25 +33,25 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def plan(
-    dataset: Dataset, source: Sources = None, source_list: List = "", recipe: Recipe = "", field: Fields = None,
-    settings: Settings = None, val_fraction: ValFraction = None, workers: Workers = CORES, retry: Retry = False,
-    as_json: Json = False,
+    dataset: Dataset, source: Sources = None, source_list: List = "", people: People = "", recipe: Recipe = "",
+    field: Fields = None, settings: Settings = None, val_fraction: ValFraction = None, workers: Workers = CORES,
+    retry: Retry = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """What a build would compute, why, and how long it would take; changes nothing."""
-    request = updated(load_request(dataset), sources=source or [], source_list=source_list, recipe=recipe, fields=field or [],
-                      settings=settings or [], val_fraction=val_fraction)  # fmt: skip
+    request = updated(load_request(dataset), sources=source or [], source_list=source_list, people=people, recipe=recipe,
+                      fields=field or [], settings=settings or [], val_fraction=val_fraction)  # fmt: skip
     _plan(dataset, request, workers, retry, as_json)
 
 
 def build(
-    dataset: Dataset, source: Sources = None, source_list: List = "", recipe: Recipe = "", field: Fields = None,
-    settings: Settings = None, val_fraction: ValFraction = None, workers: Workers = CORES, runner: Runner = "",
-    retry: Retry = False, max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False,
+    dataset: Dataset, source: Sources = None, source_list: List = "", people: People = "", recipe: Recipe = "",
+    field: Fields = None, settings: Settings = None, val_fraction: ValFraction = None, workers: Workers = CORES,
+    runner: Runner = "", retry: Retry = False, max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Build a dataset, or bring it up to date; run it again to resume. Flags are remembered in the dataset."""
-    request = updated(load_request(dataset), sources=source or [], source_list=source_list, recipe=recipe, fields=field or [],
-                      settings=settings or [], val_fraction=val_fraction)  # fmt: skip
+    request = updated(load_request(dataset), sources=source or [], source_list=source_list, people=people, recipe=recipe,
+                      fields=field or [], settings=settings or [], val_fraction=val_fraction)  # fmt: skip
     if dry_run:
         _plan(dataset, request, workers, retry, as_json)
     else:

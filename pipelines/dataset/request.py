@@ -34,6 +34,8 @@ class Request(BaseModel):
 
     Attributes:
         roots: label -> absolute path of a folder or file.
+        people: who is in a source where no list says so: "folder" (the first below the root; the file where there is none),
+            "file", or a regular expression found in the source's path, whose first group (or all of it) names the person.
         operators: name -> settings.
         parent, expander: of a derived dataset: absolute path of the dataset it is made from, and what makes its rows.
     """
@@ -42,6 +44,7 @@ class Request(BaseModel):
 
     roots: dict[str, str] = {}
     source_list: str = ""
+    people: str = "folder"
     fields: list[str] = []
     operators: dict[str, dict[str, Any]] = {}
     val_fraction: float = Field(default=0.1, ge=0, le=1)
@@ -75,6 +78,7 @@ def updated(
     *,
     sources: list[str] = [],  # noqa: B006  (never changed)
     source_list: str = "",
+    people: str = "",
     recipe: str = "",
     fields: list[str] = [],  # noqa: B006
     settings: list[str] = [],  # noqa: B006
@@ -98,6 +102,8 @@ def updated(
                             fix=f"add them to it: likeness data build {new.parent} --source FOLDER")
     if source_list:
         new.source_list = str(Path(source_list).resolve())
+    if people:
+        new.people = _people(people)
     if recipe or not (new.fields or fields):
         chosen = load_recipe(recipe or DEFAULT_RECIPE)
         new.fields, new.operators = list(chosen.fields), dict(chosen.operators)
@@ -110,6 +116,14 @@ def updated(
             raise LikenessError(f"--val-fraction is {val_fraction}", allowed="0 to 1")
         new.val_fraction = val_fraction
     return new
+
+
+def _people(rule: str) -> str:
+    try:
+        re.compile(rule)
+    except re.error as error:
+        raise LikenessError(f"--people {rule}: {error}", allowed="folder, file, or a regular expression") from None
+    return rule
 
 
 def load_recipe(name: str) -> Recipe:

@@ -173,13 +173,32 @@ def test_recipes_are_known_and_checked(tmp_path: Path) -> None:
     assert all(by_name(name) for name in talking.fields)
     assert updated(None).fields == talking.fields
     assert updated(Request(fields=["mel80"]), fields=["voiced", "mel80"]).fields == ["mel80", "voiced"]
-    with pytest.raises(LikenessError, match="unknown recipe 'walking'; allowed: talking"):
+    with pytest.raises(LikenessError, match="unknown recipe 'walking'; allowed: portrait, talking"):
         load_recipe("walking")
     (tmp_path / "own.yaml").write_text("fields: [mel80]\nextra: 1\n")
     with pytest.raises(LikenessError, match=r"own.yaml: 1 validation error"):
         load_recipe(str(tmp_path / "own.yaml"))
     (tmp_path / "own.yaml").write_text("fields: [mel80]\noperators: {ingest: {max_clip_s: 4}}\n")
     assert updated(None, recipe=str(tmp_path / "own.yaml")).operators == {"ingest": {"max_clip_s": 4}}
+
+
+def test_people_by_rule(tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    (folder / "extra").mkdir(parents=True)
+    for name in ("anna_1.jpg", "anna_2.jpg", "extra/ben_1.jpg", "plain.jpg"):
+        (folder / name).write_text("1")
+
+    def people(rule: str) -> dict[str, str]:
+        request = updated(None, sources=[str(folder)], fields=["x"], people=rule)
+        return {path.removeprefix("faces/"): source.person for path, source in found(tmp_path, request).items()}
+
+    assert people("folder")["extra/ben_1.jpg"] == "faces/extra"
+    assert people("file")["extra/ben_1.jpg"] == "faces/extra/ben_1"
+    assert people(r"([a-z]+)_\d") == {
+        "anna_1.jpg": "faces/anna", "anna_2.jpg": "faces/anna", "extra/ben_1.jpg": "faces/ben", "plain.jpg": "faces/plain",
+    }  # fmt: skip
+    with pytest.raises(LikenessError, match=r"--people \(: .*; allowed: folder, file, or a regular"):
+        people("(")
 
 
 def test_sidecars_speak_about_the_file_beside_them(tmp_path: Path) -> None:
