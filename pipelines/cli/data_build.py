@@ -46,8 +46,8 @@ def plan(
 def build(
     dataset: Dataset, source: Sources = None, source_list: List = "", people: People = "", recipe: Recipe = "",
     field: Fields = None, settings: Settings = None, val_fraction: ValFraction = None, workers: Workers = CORES,
-    runner: Runner = "", retry: Retry = False, max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False,
-    as_json: Json = False,
+    runner: Runner = "", retry: Retry = False, max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False,
+    dry_run: DryRun = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Build a dataset, or bring it up to date; run it again to resume. Flags are remembered in the dataset."""
     request = updated(load_request(dataset), sources=source or [], source_list=source_list, people=people, recipe=recipe,
