@@ -18,7 +18,7 @@ def fit(name: str, settings: Sequence[str] = ()) -> Fit:
     """The fit called `name`.
 
     Args:
-        settings: `SETTING=VALUE` each, values read as YAML.
+        settings: `SETTING=VALUE` each, with or without the fit's name and a dot before it; values read as YAML.
 
     Raises:
         LikenessError: no such fit, or a setting it does not have.
@@ -28,4 +28,4 @@ def fit(name: str, settings: Sequence[str] = ()) -> Fit:
         names = [kind.name for kind in FITS]
         near = get_close_matches(name, names, n=1, cutoff=0.4)
         raise LikenessError(f"unknown fit {name!r}" + (f" (nearest: {near[0]})" if near else ""), allowed=", ".join(names))
-    return kind(apply_overrides(kind.Params(), settings))
+    return kind(apply_overrides(kind.Params(), [setting.removeprefix(f"{name}.") for setting in settings]))

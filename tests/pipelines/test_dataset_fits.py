@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from infra.errors import LikenessError
 from infra.storage import open_dataset
-from infra.storage.fits import read_record
+from infra.storage.fits import find_fit, read_record
 from pipelines.cli.data import app
 from pipelines.dataset.build import plan_build
 from pipelines.dataset.fit import run_fit
@@ -161,6 +162,26 @@ def test_damage_is_named(root: Path) -> None:
     (root / "fits" / CLUSTERS / "current.json").write_text("{}")
     with pytest.raises(LikenessError, match=r"current.json: .*run: likeness data fit"):
         make(root, fields=("identity_cluster",))
+
+
+def test_a_fit_that_is_stopped_leaves_the_one_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = fitted(root)
+    real, done = os.replace, 0
+
+    def stopped(*places: Any) -> None:
+        nonlocal done
+        done += 1
+        if done > 1:
+            raise KeyboardInterrupt
+        real(*places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(root, CLUSTERS, "min_cosine=0.9")
+    assert len(list((root / "fits" / CLUSTERS).glob("*.npz"))) == 2  # the new one is there, and does not count
+    assert find_fit(root, CLUSTERS)[1] == sha256
+    assert fitted(root, CLUSTERS, "min_cosine=0.9") != sha256
 
 
 def test_a_replaced_embedding_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

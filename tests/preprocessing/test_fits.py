@@ -193,6 +193,7 @@ def test_packed_arrays_are_an_npz_without_dates(tmp_path: Path):
 
 def test_fits_by_name():
     assert fit("duplicates", ["max_bits=2"]).params.max_bits == 2
+    assert fit("duplicates", ["duplicates.max_bits=3"]).params.max_bits == 3
     with pytest.raises(LikenessError, match=r"unknown fit 'identity_cluster' \(nearest: identity_clusters\)"):
         fit("identity_cluster")
     with pytest.raises(LikenessError, match="max_bit"):
