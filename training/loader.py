@@ -96,7 +96,7 @@ class Stream:
     """The records of one source in one split, drawn by global example index."""
 
     def __init__(self, name: str, source: Source, dataset: Dataset, split: str, seed: int) -> None:
-        self.source, self._dataset = source, dataset
+        self.source, self.dataset = source, dataset
         self._seed = (seed, zlib.crc32(name.encode()))
         rows = [r for r in dataset.rows() if r.source["split"] == split]
         fields = [chosen.name for f in source.fields if (chosen := _chosen(f, dataset))]
@@ -127,10 +127,10 @@ class Stream:
         if self.source.group_by is None and self.source.take > 1:  # every row is its own group: the others come from all rows
             others = [row for row in self.rows if row is not group[0]]
             picked = rng.permutation(len(others))[: self.source.take - 1]
-            return [DatasetRecord(self._dataset, row) for row in (group[0], *(others[i] for i in picked))]
+            return [DatasetRecord(self.dataset, row) for row in (group[0], *(others[i] for i in picked))]
         take = min(self.source.take, len(group))
         rows = [group[i] for i in rng.permutation(len(group))[:take]]
-        return [DatasetRecord(self._dataset, row) for row in rows]
+        return [DatasetRecord(self.dataset, row) for row in rows]
 
 
 @lru_cache(maxsize=8)
@@ -171,35 +171,48 @@ class Examples(TorchDataset):
         return {name: list(self.streams[name].draw(index, attempt, batch))}
 
 
+def open_examples(stage: Stage, datasets: Mapping[str, Dataset], config: LoopConfig, split: str) -> Examples:
+    """The examples of one split, as a stage reads them: those of "train" drawn for training, others for validation.
+
+    Tells the stage which fields its sources were given (`Stage.given`).
+
+    Raises:
+        LikenessError: the datasets lack a source or a field.
+    """
+    check_fields(type(stage), datasets)
+    datasets = with_shared(type(stage), datasets)
+    chosen = {name: [_chosen(f, dataset) for f in stage.sources[name].fields] for name, dataset in datasets.items()}
+    stage.given = {name: tuple(f.name for f in fields if f) for name, fields in chosen.items()}
+    streams = {name: Stream(name, stage.sources[name], dataset, split, config.seed) for name, dataset in datasets.items()}
+    return Examples(stage, streams, config.seed, config.batch_size // config.accumulation, training=split == "train")
+
+
+def check_rows(examples: Examples, split: str) -> None:
+    """Raises:
+    LikenessError: a source has no usable row in the split; tells which splits there are.
+    """
+    for stream in examples.streams.values():
+        if not stream.groups:
+            splits = ", ".join(sorted({str(row.source["split"]) for row in stream.dataset.rows()}))
+            raise LikenessError(
+                f"dataset {stream.dataset.root} has no row of split {split!r} with all of "
+                f"{', '.join(str(f) for f in stream.source.fields)}",
+                allowed=f"its splits: {splits}", fix=f"see: likeness data show {stream.dataset.root}",
+            )  # fmt: skip
+
+
 class Loader:
     """The batches of one run on this rank (the `Batches` the loop reads)."""
 
     def __init__(self, stage: Stage, datasets: Mapping[str, Dataset], config: LoopConfig) -> None:
-        check_fields(type(stage), datasets)
-        datasets = with_shared(type(stage), datasets)
-        chosen = {name: [_chosen(f, dataset) for f in stage.sources[name].fields] for name, dataset in datasets.items()}
-        stage.given = {name: tuple(f.name for f in fields if f) for name, fields in chosen.items()}
         self.config = config
         world, self._rank = distributed.world_size(), distributed.rank()
         self._micro = config.micro_batch(world)
         self._world = world
-        self._train = self._examples(stage, datasets, "train")
-        for name, stream in self._train.streams.items():
-            if not stream.groups:
-                raise LikenessError(
-                    f"dataset {datasets[name].root} has no row of split 'train' with all of "
-                    f"{', '.join(str(f) for f in stream.source.fields)}",
-                    fix=f"see: likeness data show {datasets[name].root}",
-                )
-        self._validation = self._examples(stage, datasets, "val")
+        self._train = open_examples(stage, datasets, config, "train")
+        check_rows(self._train, "train")
+        self._validation = open_examples(stage, datasets, config, "val")
         self._cached: list[Batch] | None = None
-
-    def _examples(self, stage: Stage, datasets: Mapping[str, Dataset], split: str) -> Examples:
-        streams = {
-            name: Stream(name, stage.sources[name], dataset, split, self.config.seed) for name, dataset in datasets.items()
-        }
-        per_batch = self.config.batch_size // self.config.accumulation
-        return Examples(stage, streams, self.config.seed, per_batch, training=split == "train")
 
     @property
     def has_validation(self) -> bool:

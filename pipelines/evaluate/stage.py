@@ -20,7 +20,7 @@ from pipelines.train.plan import open_sources, settings_model
 from training import distributed
 from training.artefact import StageArtefact, open_artefact
 from training.config import LoopConfig
-from training.loader import Examples, Stream, in_batches
+from training.loader import check_rows, in_batches, open_examples
 from training.loop import StepContext, to_device
 from training.stage import Batch, Stage
 
@@ -149,16 +149,11 @@ def _restore(stage: Stage, artefact: StageArtefact, upstream: Mapping[str, Stage
 
 
 def _batches(stage: Stage, sources: Mapping[str, tuple[str, str]], loop: LoopConfig, split: str) -> Iterator[Batch]:
-    """Validation batches as `training.loader.Loader` makes them, of any split."""
-    streams = {}
-    for name, (path, digest) in sources.items():
-        dataset = open_dataset(path, digest)
-        streams[name] = Stream(name, stage.sources[name], dataset, split, loop.seed)
-        if not streams[name].groups:
-            splits = ", ".join(sorted({row.source["split"] for row in dataset.rows()}))
-            what = f"dataset {path} has no row of split {split!r} with all fields that stage {stage.name} reads"
-            raise LikenessError(what, allowed=f"its splits: {splits}", fix="pass --split")
+    """Validation batches as in training, of any split."""
+    datasets = {name: open_dataset(path, digest) for name, (path, digest) in sources.items()}
+    examples = open_examples(stage, datasets, loop, split)
+    examples.training = False  # also of split "train"
+    check_rows(examples, split)
     size = max(1, loop.batch_size // loop.accumulation)
-    examples = Examples(stage, streams, loop.seed, size, training=False)
     device = distributed.device()
     return (to_device(batch, device) for batch in in_batches(examples, loop.validation_examples, size))
