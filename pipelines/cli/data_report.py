@@ -14,15 +14,14 @@ from pipelines.cli.data_options import Dataset, Json, bars
 
 CARD, PAGE = "card.md", "report.html"
 DEFAULT_SAMPLES = 24
+Out = Annotated[Path | None, typer.Option("--out", help="File to write [DATASET/report.html, DATASET/card.md].")]
 Samples = Annotated[int, typer.Option("--samples", min=0, max=500, help="Rows to show; each takes about 0.1 MB.")]
 
 
 def report(
-    dataset: Dataset,
-    out: Annotated[Path | None, typer.Option("--out", help="The page's file [DATASET/report.html].")] = None,
-    samples: Samples = DEFAULT_SAMPLES, as_json: Json = False,
+    dataset: Dataset, out: Out = None, samples: Samples = DEFAULT_SAMPLES, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Write a page to look at a dataset (HTML, one file that needs no network) and its card (card.md)."""
+    """Write a page to look at a dataset, one HTML file that needs no network; without --out the dataset's card as well."""
     from infra.storage import open_dataset
     from pipelines.cli.data_tables import size
     from pipelines.report.card import make_card
@@ -36,23 +35,25 @@ def report(
     data = page.encode()
     file = out or dataset / PAGE
     _write(file, data)
-    _write(dataset / CARD, make_card(facts).encode())
+    if out is None:
+        _write(dataset / CARD, make_card(facts).encode())
     if as_json:
         problems = [problem_facts(p) for p in facts.outcomes.source_problems + facts.outcomes.value_problems]
-        files = {"report": str(file), "report_bytes": len(data), "card": str(dataset / CARD)}
-        typer.echo(json.dumps(facts.summary() | {"problems": problems} | files, indent=1, ensure_ascii=False))
+        written = {"report": str(file), "report_bytes": len(data)}
+        typer.echo(json.dumps(facts.summary() | {"problems": problems} | written, indent=1, ensure_ascii=False))
     else:
-        typer.echo(f"{file} ({size(len(data))}) and {dataset / CARD}")
+        typer.echo(f"{file} ({size(len(data))})" + ("" if out else f" and {dataset / CARD}"))
 
 
-def card(dataset: Dataset) -> None:
-    """Write the dataset's card: contents, licences, consent, leakage, known limits (card.md)."""
+def card(dataset: Dataset, out: Out = None) -> None:
+    """Write the dataset's card: contents, licences, consent, leakage, known limits."""
     from infra.storage import open_dataset
     from pipelines.report.card import make_card
     from pipelines.report.facts import read_facts
 
-    _write(dataset / CARD, make_card(read_facts(open_dataset(dataset))).encode())
-    typer.echo(str(dataset / CARD))
+    file = out or dataset / CARD
+    _write(file, make_card(read_facts(open_dataset(dataset))).encode())
+    typer.echo(str(file))
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from pipelines.cli.data_tables import duration, size
 from pipelines.dataset.show import type_text
-from pipelines.report.facts import Facts, leakage_sentence, plural
-from pipelines.report.svg import number
+from pipelines.report.facts import Facts, leakage_sentence
+from pipelines.report.words import number, plural
 
 TAGS = {"licence": ("licence", "license"), "consent": ("consent",)}  # tags of sources that speak about rights
 NOT_STATED = "not stated"

@@ -12,6 +12,7 @@ from infra import digest
 from infra.storage import Row
 from pipelines.report.ledgers import Status
 from pipelines.report.numbers import Numbers
+from preprocessing.fields import SOURCE
 
 OUTLIER_SHARE = 1 / 3
 FAILED_SHARE = 1 / 6
@@ -50,7 +51,7 @@ def choose(rows: Sequence[Row], numbers: Numbers, statuses: Mapping[str, Status]
 
 def _ends(numbers: Numbers) -> list[tuple[str, int]]:
     ends = []
-    for name in numbers.names:
+    for name in sorted(numbers.names, key=_of_source):  # what was measured tells more than how large the file is
         column = numbers.column(name)
         known = np.flatnonzero(~np.isnan(column))
         values = column[known]
@@ -58,6 +59,10 @@ def _ends(numbers: Numbers) -> list[tuple[str, int]]:
             if (values == end).sum() <= max(1, MOST_ALIKE * len(known)):
                 ends.append((f"{word} {name}", int(known[values == end][0])))
     return ends
+
+
+def _of_source(name: str) -> bool:
+    return "." not in name or name.startswith(f"{SOURCE.name}.")
 
 
 def _people_in_turn(rows: Sequence[Row]) -> list[int]:

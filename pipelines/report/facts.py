@@ -148,12 +148,6 @@ def leakage_sentence(found: dict[str, Any]) -> str:
             f"in train{unjudged}.")  # fmt: skip
 
 
-def plural(count: int, word: str) -> str:
-    """`1 file`, `2 files`, `3 people`."""
-    many = {"person": "people"}.get(word, f"{word}s")
-    return f"{count} {word if count == 1 else many}"
-
-
 def commands(problem: Problem) -> list[str]:
     """Commands that look into a failure, or try it again."""
     again = f"likeness data retry {PLACEHOLDER}"

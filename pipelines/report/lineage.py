@@ -11,6 +11,7 @@ from infra import assets
 from infra.errors import LikenessError
 from infra.storage import Dataset
 from infra.storage.manifest import Manifest, read_manifest
+from pipelines.report.words import plural
 from preprocessing.fields import VIDEO
 
 MOST_MANIFESTS = 30
@@ -111,8 +112,8 @@ def _changes(before: Manifest | None, now: Manifest | None) -> list[str]:
     said += [f"made anew by another {', '.join(moved)}"] if moved else []
     files = {s.path for s in now.sources} - {s.path for s in before.sources}
     gone = {s.path for s in before.sources} - {s.path for s in now.sources}
-    said += [f"{len(files)} files more"] if files else []
-    said += [f"{len(gone)} files fewer"] if gone else []
+    said += [f"{plural(len(files), 'file')} more"] if files else []
+    said += [f"{plural(len(gone), 'file')} fewer"] if gone else []
     splits = ({s.path: s.split for s in m.sources if s.path not in files | gone} for m in (before, now))
     if next(splits) != next(splits):
         said.append("splits changed")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from infra.errors import LikenessError
 from infra.storage import Dataset
 from pipelines.dataset.unit import clip_seconds
-from preprocessing.codecs import decode
-from preprocessing.fields import SOURCE, by_name
+from preprocessing.fields import SOURCE
 
 DIGITS = 6  # significant; more would only make the page larger
 
@@ -45,12 +46,11 @@ def read_numbers(dataset: Dataset) -> Numbers:
     for row in dataset.rows():
         line = source_numbers(row.source)
         for name in fields:
-            field = by_name(name)
-            if field is not None and dataset.has(row, name):
-                try:
-                    line |= _flat(name, decode(field, dataset.read(row, name)))
-                except LikenessError:
-                    continue
+            if dataset.has(row, name):
+                data = dataset.read(row, name)
+                with suppress(ValueError):
+                    is_json = dataset.fields[name].codec == "json"
+                    line |= _flat(name, json.loads(data) if is_json else np.load(io.BytesIO(data), allow_pickle=False))
         lines.append(line)
     names = tuple(dict.fromkeys(name for line in lines for name in line))
     values = np.full((len(lines), len(names)), np.nan)

@@ -20,11 +20,12 @@ import jinja2
 from markupsafe import Markup
 
 from pipelines.cli.data_tables import duration, size
-from pipelines.report.facts import Facts, commands, leakage_sentence, plural
+from pipelines.report.facts import Facts, commands, leakage_sentence
 from pipelines.report.graph import lineage_svg
 from pipelines.report.ledgers import STATUSES, Problem
 from pipelines.report.samples import Shown, captions_of, make_samples
-from pipelines.report.svg import Histogram, histogram, histogram_svg, number
+from pipelines.report.svg import Histogram, histogram, histogram_svg
+from pipelines.report.words import number, plural
 
 MOST_ROWS = 5000  # of a larger dataset the page knows the shown rows only
 MOST_PROBLEMS = 1000

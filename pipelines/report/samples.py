@@ -16,7 +16,8 @@ from pipelines.report.choice import Chosen, choose
 from pipelines.report.facts import Facts
 from pipelines.report.ledgers import Problem, Status
 from pipelines.report.preview import Preview, Previews
-from pipelines.report.svg import number, waveform_svg
+from pipelines.report.svg import waveform_svg
+from pipelines.report.words import number
 from preprocessing.codecs import decode
 from preprocessing.fields import by_name
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from pipelines.report.words import number
+
 BINS = 24
 CHART = (240, 64)  # px, the coordinates of a histogram
 WAVE = (320, 48)
@@ -124,12 +126,3 @@ def waveform_svg(audio: np.ndarray, voiced: np.ndarray | None, part: tuple[float
     label = f"waveform, {share}"
     return Markup(f'<svg class="wave" viewBox="0 0 {width} {height}" role="img" aria-label="{label}" preserveAspectRatio="none">'
                   f"{drawn}{bar}</svg>")  # fmt: skip
-
-
-def number(value: float) -> str:
-    """`12.4`, `0.031`, `1500`: four significant digits at most, never in powers of ten up to a million."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:.0f}" if abs(value) < 1e7 else f"{value:.3g}"
-    return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
