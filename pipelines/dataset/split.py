@@ -135,8 +135,8 @@ def components(dataset: Dataset, by: str, min_cosine: float) -> dict[str, str]:
 
 def assign(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, stay: Mapping[str, str]) -> dict[str, str]:
     """Component -> split. Components are taken in the order of their digests with the seed; each wanted split takes those that
-    still fit into its share of all rows, the rest is "train". A split for which every component is too large gets the smallest,
-    as long as one is left for train.
+    still fit into its share of all rows, the rest is "train". A split for which every component is too large gets the smallest. No
+    split takes what those after it, and train, need to have one component each.
 
     Args:
         sizes: component -> rows.
@@ -146,17 +146,21 @@ def assign(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, 
     placed = dict(stay)
     left = sorted(sizes.keys() - stay.keys(), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     total = sum(sizes.values())
+    waiting = [*(name for name, fraction in fractions.items() if fraction > 0), "train"]
     for name, fraction in fractions.items():
+        if name in waiting:
+            waiting.remove(name)
+        spare = len(left) - sum(other not in placed.values() for other in waiting)  # each split after this one needs one
         held = sum(sizes[component] for component, where in placed.items() if where == name)
-        for component in list(left):
-            if held + sizes[component] <= fraction * total + 1e-9:
-                placed[component] = name
+        fitting = []
+        for component in left:
+            if len(fitting) < spare and held + sizes[component] <= fraction * total + 1e-9:
+                fitting.append(component)
                 held += sizes[component]
-                left.remove(component)
-        if not held and fraction > 0 and (len(left) > 1 or (left and "train" in placed.values())):
-            smallest = min(left, key=lambda component: (sizes[component], left.index(component)))
-            placed[smallest] = name
-            left.remove(smallest)
+        if not held and fraction > 0 and spare > 0:
+            fitting = [min(left, key=lambda component: (sizes[component], left.index(component)))]
+        placed |= dict.fromkeys(fitting, name)
+        left = [component for component in left if component not in placed]
     return placed | dict.fromkeys(left, "train")
 
 
