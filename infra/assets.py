@@ -1,6 +1,6 @@
 """Files that can't ship with the project (weights, mostly): where each is had, under which licence, and where it is kept.
 
-A file is looked for in the folders of $LIKENESS_ASSETS, then in ~/.cache/likeness/assets. One that is absent is named in
+A file is looked for in the folders of $LIKENESS_ASSETS, then in `assets` of the cache folder. One that is absent is named in
 an error that says what to place where. Everything works without any of them, at the sizes that tests and the demo use.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from infra.cache import cache_folder
 from infra.errors import LikenessError
 
 VARIABLE = "LIKENESS_ASSETS"
@@ -123,15 +124,15 @@ def get(name: str) -> Asset:
     )
 
 
-def cache_folder() -> Path:
+def own_folder() -> Path:
     """Where `fetch` puts files."""
-    return Path.home() / ".cache" / "likeness" / "assets"
+    return cache_folder() / "assets"
 
 
 def folders() -> list[Path]:
     """Where files are looked for, in this order."""
     listed = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    return [*listed, cache_folder()]
+    return [*listed, own_folder()]
 
 
 def locate(asset: Asset) -> Path | None:
@@ -222,7 +223,7 @@ def fetch(name: str, folder: Path | None = None, progress: Callable[[int, int | 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, cached in the cache folder by path, size and time: gigabytes take seconds to read."""
-    notes_file, stat = cache_folder() / ".checksums.json", path.stat()
+    notes_file, stat = own_folder() / ".checksums.json", path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     try:
         notes = json.loads(notes_file.read_text())

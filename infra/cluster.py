@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from infra.cache import cache_folder
 from infra.errors import LikenessError
 
 VARIABLE = "LIKENESS_CLUSTER"
@@ -62,8 +63,8 @@ class Cluster:
 
 
 def default_folder() -> Path:
-    """$LIKENESS_CLUSTER, else ~/.cache/likeness/cluster."""
-    return Path(os.environ.get(VARIABLE) or Path.home() / ".cache" / "likeness" / "cluster")
+    """$LIKENESS_CLUSTER, else `cluster` in the cache folder."""
+    return Path(os.environ.get(VARIABLE) or cache_folder() / "cluster")
 
 
 def running(folder: Path | None = None) -> Cluster | None:

@@ -13,17 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from infra.cache import cache_folder
 from pipelines.dataset.folders import PHOTO_ENDINGS
 from pipelines.dataset.plan import Plan
 from pipelines.dataset.unit import DECODING, PER_PHOTO, Cost
 from preprocessing.fields import VIDEO
 
 BYTES_PER_S = 1e6
-
-
-def cache_folder() -> Path:
-    """Where Likeness keeps what it can make again."""
-    return Path(os.environ.get("LIKENESS_CACHE") or "~/.cache/likeness").expanduser()
 
 
 def load_rates() -> dict[str, Cost]:

@@ -33,7 +33,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, row in rows.items()
     )
     monkeypatch.setattr(assets, "ASSETS", table)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path / "home"))
     monkeypatch.delenv("LIKENESS_ASSETS", raising=False)
     return origin
 
@@ -47,7 +47,7 @@ def test_folders_are_searched_in_order(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_absent_asset_says_what_to_place_where():
-    with pytest.raises(LikenessError, match=r"likeness assets fetch known; or place known.bin from file://.*MIT.*\.cache"):
+    with pytest.raises(LikenessError, match=r"likeness assets fetch known; or place known.bin from file://.*MIT.*assets"):
         assets.find("known")
     with pytest.raises(LikenessError, match=r"place by_hand.bin from https://example.org/weights"):
         assets.find("by_hand")
@@ -94,7 +94,7 @@ def test_command_line(tmp_path: Path):
     failed = run(app, ["fetch", "gone"])
     assert isinstance(failed.exception, LikenessError)
     assert isinstance(run(app, ["verify", "by_hand"]).exception, LikenessError)
-    assert (tmp_path / "home" / ".cache" / "likeness" / "assets" / "known.bin").exists()
+    assert (tmp_path / "home" / "assets" / "known.bin").exists()
 
 
 def test_the_real_table_is_sound(monkeypatch: pytest.MonkeyPatch):

@@ -123,7 +123,7 @@ def test_settings_of_the_backends(tmp_path, monkeypatch):
         with pytest.raises(LikenessError, match=message.replace("|", r"\|")):
             catalogue.producer("face_detections", {"face_detect": wrong})
     monkeypatch.setenv("LIKENESS_ASSETS", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path))
     for backend, file in (("yunet", "yunet_n_640_640.onnx"), ("scrfd", "det_10g.onnx")):
         operator = catalogue.producer("face_detections", {"face_detect": {"backend": backend, "min_score": 0.3}})
         with pytest.raises(LikenessError, match=rf"asset {backend} is not here.*place {file} from https.*licence"):

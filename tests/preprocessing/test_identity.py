@@ -118,7 +118,7 @@ def test_another_network_is_refused(tmp_path):
 
 def test_without_the_weights_the_error_says_what_to_place_where(tmp_path, monkeypatch):
     monkeypatch.setenv("LIKENESS_ASSETS", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path))
     with pytest.raises(LikenessError, match=r"antelopev2 is not here.*place glintr100.onnx from .*non-commercial"):
         catalogue.producer("identity_antelopev2").setup()
 

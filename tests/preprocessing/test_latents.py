@@ -173,7 +173,7 @@ def test_the_tiny_encoder_is_shown_rgb_from_0_to_1(tmp_path: Path):
 
 def test_without_the_asset_the_error_says_what_to_place_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIKENESS_ASSETS", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path))
     with pytest.raises(LikenessError, match=r"asset taef2_encoder is not here.*place taef2_encoder\.onnx from .*taesd"):
         catalogue.producer("latent_taef2_48").setup()
 

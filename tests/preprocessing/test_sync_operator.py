@@ -216,6 +216,6 @@ def test_what_can_not_be_scored_is_refused_with_the_reason(judge: Path) -> None:
 
 def test_without_the_weights_the_error_says_what_to_place_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIKENESS_ASSETS", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LIKENESS_CACHE", str(tmp_path))
     with pytest.raises(LikenessError, match=r"syncnet_v2 is not here.*place syncnet_v2\.model.*LIKENESS_ASSETS"):
         ready()
