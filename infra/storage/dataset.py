@@ -70,8 +70,8 @@ class Dataset:
         self._process = os.getpid()
         self.selection = current(self, selection) if selection else None
         if self.selection:
-            lost = (*self.selection.dropped, *self.selection.missing)
-            self._hidden |= {line.key: f"not in selection {self.selection.name}" for line in lost}
+            lost = [line.key for line in self.selection.dropped] + [line.key for line in self.selection.missing]
+            self._hidden |= dict.fromkeys(lost, f"not in selection {self.selection.name}")
 
     def __reduce__(self) -> tuple:
         return (open_dataset, (self.root, self.digest, self.selection.name if self.selection else None))

@@ -71,8 +71,9 @@ def collect(
         fits = _unused_fits(root, [manifest for name in kept if (manifest := manifests[name])])
         temporary = [path for path in sorted((root / TEMPORARY).rglob("*")) if path.is_file()]
         removed = [*old, *columns, *fits, *temporary]
-        garbage = Garbage(kept, [path.stem for path in old], *(
-            [path.relative_to(root).as_posix() for path in paths] for paths in (columns, fits, temporary)), _size(removed))
+        garbage = Garbage(
+            kept, [path.stem for path in old], _names(root, columns), _names(root, fits), _names(root, temporary), _size(removed)
+        )
         if not dry_run:
             remove_files(root, old)  # first: a manifest that is there names files that are there
             remove_files(root, [*columns, *fits])
@@ -112,6 +113,10 @@ def _unused_fits(root: Path, manifests: list[dict]) -> list[Path]:
     used = {read_record(root, name).file(root) for name in fit_names(root)}
     used |= {root / FITS / name / f"{fit['sha256'][:8]}.npz" for m in manifests for name, fit in m.get("fits", {}).items()}
     return [path for path in sorted((root / FITS).glob("*/*.npz")) if path not in used]
+
+
+def _names(root: Path, paths: list[Path]) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def _size(paths: list[Path]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from infra.storage import open_dataset
 from infra.storage.atomic import sweep, write_whole
 from infra.storage.ledger import LedgerRow
 from infra.storage.manifest import (
-    Column,
     ColumnShard,
     Manifest,
     ShardEntry,
@@ -177,22 +177,30 @@ class _Cleaner:
         """The column's shard without the lost rows; the columns it was made from go first, since its ledger names their tars."""
         if (name, shard) not in self.written:
             column = self.head.columns[name]
-            with self._open(name, shard) as stored:
+            revision, base = self._revision(name, shard)
+            with self._open(name, shard) as stored, base or nullcontext():
                 inputs = {key: self._input(key, value, stored, shard, lost) for key, value in stored.commit.inputs.items()}
                 draft = ShardDraft(self.root, _Named(column.operator, column.digest), shard)
                 for row in stored.rows.values():
                     if row.key not in lost:
                         draft.add(row, [(f, self.extensions[name, f], data) for f, data in stored.values(row.key)])
                 records = [self._record(record, stored.rows, lost) for record in stored.commit.sources]
-                self.written[name, shard] = draft.commit(self._revision(column, shard), None, inputs, records)
+                self.written[name, shard] = draft.commit(revision, base, inputs, records)
         return self.written[name, shard]
 
-    def _revision(self, column: Column, shard: int) -> int:
-        """The next one that no manifest names; what an earlier, killed purge left there is replaced."""
-        revision = column.shards[shard].revision + 1
+    def _revision(self, name: str, shard: int) -> tuple[int, StoredShard | None]:
+        """The next one that no manifest names, and the one before where it is not HEAD's.
+
+        A purge that was killed just before it moved HEAD has left a manifest: what that names is used, if it is the same.
+        """
+        column, base = self.head.columns[name], None
+        revision = first = column.shards[shard].revision + 1
         while self.named.intersection(column_files(self.root, column.operator, column.digest, shard, revision)):
             revision += 1
-        return revision
+        if revision > first:
+            with suppress(OSError, ValueError):
+                base = StoredShard(self.root, _Named(column.operator, column.digest), shard, revision - 1)
+        return revision, base
 
     def _input(self, name: str, value: str, stored: StoredShard, shard: int, lost: set[str]) -> str:
         """What a ledger says about one of its inputs, as a build will expect it from now on."""

@@ -191,8 +191,8 @@ class _Run:
             return record, {}
         if before and source.bytes < 0:  # the file is gone: its rows stay
             return self._standing(before, self._rows_before(before))
-        record["sha256"] = facts["sha256"] = self._hash(source)
-        if self.tombstones.covers_source("", "", record["sha256"]):
+        sha256 = record["sha256"] = facts["sha256"] = self._hash(source)
+        if self.tombstones.covers_source("", "", sha256):
             return record | {"reason": TAKEN_DOWN}, {}
         if before and all(before[name] == fact for name, fact in facts.items()):
             if not (before["status"] == "quarantined" and self.unit.retry):

@@ -173,6 +173,35 @@ def test_purge_leaves_no_byte_and_nothing_to_compute(copied: tuple[Path, Path], 
         assert leftovers(root, lost) == []
 
 
+def test_no_picture_is_left_of_real_clips(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    root = tmp_path / "set"
+    data = open_dataset(root)
+    person = next(row.source["person"] for row in data.rows() if row.source["split"] == "train")
+    lost = {row.key: {data.read(row, f) for f in data.fields if data.has(row, f)} for row in data.rows()
+            if row.source["person"] == person}  # fmt: skip
+    pictures = set()
+    for key in lost:
+        frames = data.read(key, "face_box_96")
+        pictures |= {b"\xff\xd8" + part for part in frames.split(b"\xff\xd8")[1:6]}  # single JPEGs of the sequence
+    others = {value for place, value in values(data).items() if place[0] not in lost}  # a time line, for one, may be the same
+    words = {value for found in lost.values() for value in found} - others
+    words |= pictures | {person.encode(), *(key.encode() for key in lost)}
+
+    def holding() -> set[str]:
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return {path.name for path in files for data in [path.read_bytes()] if any(word in data for word in words)}
+
+    assert len(pictures) >= 10
+    assert len(holding()) > 5
+    told = likeness("data", "takedown", root, "--person", person, "--purge").stdout
+    assert "purged: 2 rows" in told
+    assert holding() == set()
+    assert verify(root).problems == []
+    report = json.loads(likeness("data", "build", root, "--runner", "serial", "--json").stdout)
+    assert (report["units"], report["attempts"], report["changed"]) == (0, 0, False)
+
+
 def test_purge_of_one_row_keeps_its_source(copied: tuple[Path, Path]) -> None:
     source, root = copied
     data = open_dataset(root)
