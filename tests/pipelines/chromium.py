@@ -20,6 +20,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe",
 )  # fmt: skip
+PAGE = "about:blank"
 PATIENCE_S = 60.0
 
 
@@ -37,8 +38,9 @@ class Browser:
         # The browser talks through 3 and 4, which in this process are something else: a stub moves the pipes there.
         near, far = (fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (to_browser[0], from_browser[1]))
         stub = f"import os, sys; os.dup2({near}, 3); os.dup2({far}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        flags = (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}")
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", stub, program, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
+            [sys.executable, "-S", "-c", stub, program, *flags, PAGE],
             pass_fds=(near, far), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for fd in (near, far, to_browser[0], from_browser[1]):
