@@ -93,6 +93,8 @@ def print_costs(console: Console, report: Report) -> None:
 def print_dataset(console: Console, facts: dict[str, Any]) -> None:
     console.print(f"dataset {facts['path']}  {facts['digest'][:12]}")
     console.print(f"{facts['rows']} rows, {duration(facts['seconds'])} of clips, {facts['shards']} shards, {size(facts['bytes'])}")
+    if facts["taken_down"]:
+        console.print(f"{facts['taken_down']} more rows are taken down; the numbers of fields below count them still")
     console.print("files: " + ", ".join(f"{count} {status}" for status, count in facts["sources"].items()))
     for name, split in facts["splits"].items():
         console.print(f"split {name or '(none)'}: {split['rows']} rows, {duration(split['seconds'])}, {split['people']} people")

@@ -37,6 +37,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     sources = Counter(entry.status for entry in manifest.sources)
     return {
         "path": str(dataset.root), "digest": dataset.digest, "rows": len(rows), "shards": len(manifest.shards),
+        "taken_down": dataset.taken_down,
         "seconds": sum(split["seconds"] for split in splits.values()),
         "bytes": sum(shard.bytes for column in manifest.columns.values() for shard in column.shards),
         "sources": {status: sources[status] for status in ("ingested", "refused", "quarantined")},

@@ -100,6 +100,7 @@ def test_hidden_at_once_and_everywhere(copied: tuple[Path, Path]) -> None:
     for manifest in (root / "manifests").iterdir():
         assert not {row.key for row in open_dataset(root, manifest.stem).rows()} & lost.keys()
     assert dataset_facts(after)["rows"] == len(after.rows()) == len(data.rows()) - 6
+    assert "6 more rows are taken down" in likeness("data", "show", root).stdout
     assert len(open_dataset(root, selection="others").rows()) == len(after.rows())
     assert not (root / "report.html").exists()
     verdict = verify(root)
