@@ -58,6 +58,9 @@ def takedown(
         typer.echo(f"taken down; the bytes stay until: likeness data takedown {dataset} --purge")
     else:
         typer.echo(f"purged: {done.rows} rows, {done.manifests} manifests and {done.files} files removed, {size(done.bytes)} freed")
+        if done.fits:
+            fits = ", ".join(done.fits)
+            typer.echo(f"fits made anew from the rows that are left, or removed: {fits}; then: likeness data build {dataset}")
         _tell("these files still have such a name in them", done.mentions) if done.mentions else None
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage import Dataset, Row, open_dataset
-from infra.storage.fits import FitRecord, fit_names, outdated_fits, read_record, write_fit
+from infra.storage.fits import FOLDER, FitRecord, fit_names, outdated_fits, read_record, write_fit
 from infra.storage.lock import build_lock
 from pipelines.dataset.source_list import SPLITS
 from preprocessing.codecs import decode
@@ -39,19 +41,53 @@ def run_fit(root: Path, fit: Fit, selection: str = "", split: str = "") -> tuple
     root = root.absolute()
     open_dataset(root)  # a mistake must not leave a folder behind
     with build_lock(root):
-        dataset = open_dataset(root, selection=selection or None)
-        reads = {field.name: dataset.field(field.name).column for field in fit.reads}
-        rows = with_values(dataset, fit.reads, split)
-        if not rows:
-            what = f"none of {len(dataset.rows())} rows has {' and '.join(reads)}"
-            raise LikenessError(what, fix=f"see: likeness data show {root}")
-        arrays = fit(samples(dataset, rows, fit.reads))
-        rows_of = {name: value for name, value in dataset.view.items() if name != "rows"} | ({"split": split} if split else {})
-        record = write_fit(
-            root, fit.name, arrays, dataset.digest, version=fit.version, params=fit.params.model_dump(mode="json"), reads=reads,
-            rows_of=rows_of, rows=len(rows), rows_sha256=digest.of_json([row.key for row in rows]),
-        )  # fmt: skip
+        return _fitted(root, fit, selection, split)
+
+
+def _fitted(root: Path, fit: Fit, selection: str, split: str) -> tuple[FitRecord, dict[str, np.ndarray]]:
+    dataset = open_dataset(root, selection=selection or None)
+    reads = {field.name: dataset.field(field.name).column for field in fit.reads}
+    rows = with_values(dataset, fit.reads, split)
+    if not rows:
+        what = f"none of {len(dataset.rows())} rows has {' and '.join(reads)}"
+        raise LikenessError(what, fix=f"see: likeness data show {root}")
+    arrays = fit(samples(dataset, rows, fit.reads))
+    rows_of = {name: value for name, value in dataset.view.items() if name != "rows"} | ({"split": split} if split else {})
+    record = write_fit(
+        root, fit.name, arrays, dataset.digest, version=fit.version, params=fit.params.model_dump(mode="json"), reads=reads,
+        rows_of=rows_of, rows=len(rows), rows_sha256=digest.of_json([row.key for row in rows]),
+    )  # fmt: skip
     return record, arrays
+
+
+def purge_fits(root: Path) -> list[str]:
+    """Make those fits anew whose rows are of a manifest that is no longer there, from the rows that are left, and delete every
+    other file of fits: a face that was taken down must not live on in a cluster's centre. A fit that can't be made any more goes.
+
+    The caller holds the build lock, and has deleted the manifests that name what was taken down; may be called again after a kill.
+
+    Returns:
+        Names of the fits that are another now, or gone.
+    """
+    changed = []
+    for folder in sorted(path for path in (root / FOLDER).glob("*") if path.is_dir()):
+        name = folder.name
+        try:
+            record = read_record(root, name)
+            if not (root / "manifests" / f"{record.manifest}.json").exists():
+                changed.append(name)
+                kind = next(kind for kind in FITS if kind.name == name)
+                of = record.made.rows_of
+                fit = kind(kind.Params.model_validate(record.made.params))
+                record, _ = _fitted(root, fit, of.get("selection", ""), of.get("split", ""))
+        except (LikenessError, ValidationError, StopIteration):
+            shutil.rmtree(folder)
+            changed = list(dict.fromkeys([*changed, name]))
+            continue
+        for file in folder.glob("*.npz"):
+            if file != record.file(root):
+                file.unlink()
+    return changed
 
 
 def with_values(dataset: Dataset, fields: Sequence[Field], split: str = "") -> list[Row]:

@@ -30,6 +30,7 @@ from infra.storage.manifest import (
 from infra.storage.selection import Rule, decide, read_selection, selection_file, selection_names
 from infra.storage.tombstones import TAKEN_DOWN, Tombstone, Tombstones, anonymous, of_text
 from pipelines.dataset.build import check_laws, write_sources_table
+from pipelines.dataset.fit import purge_fits
 from pipelines.dataset.plan import Hashes
 from pipelines.dataset.request import load_request, save_request
 from pipelines.dataset.select import refresh
@@ -60,6 +61,7 @@ class Purged:
         rows: removed from it.
         files, bytes: column files deleted, and the bytes that freed.
         manifests: number of those deleted.
+        fits: made anew from the rows that are left, or deleted; the next build makes their columns anew.
         mentions: files that still have one of the names in them, which only their owner can mend (`request.json` with a folder
             called so).
     """
@@ -69,6 +71,7 @@ class Purged:
     files: int = 0
     bytes: int = 0
     manifests: int = 0
+    fits: list[str] = field(default_factory=list)
     mentions: list[str] = field(default_factory=list)
 
 
@@ -96,6 +99,7 @@ def purge(root: Path) -> Purged:
     kept = {path for manifest in stored_manifests(root).values() if manifest for path in named_files(root, manifest)}
     gone = [path for group in column_shards(root) if not kept.intersection(group) and _suspect(group, stones) for path in group]
     done.files, done.bytes = len(gone), remove_files(root, gone)
+    done.fits = purge_fits(root)
     words = _words(stones, head)
     Tombstones(tuple(map(_finished, stones.entries))).save(root)
     sweep(root)

@@ -211,3 +211,30 @@ def test_command(root: Path) -> None:
         result = run(*words)
         assert isinstance(result.exception, LikenessError)
         assert said in str(result.exception)
+
+
+def test_a_purge_leaves_nothing_in_fits(root: Path) -> None:
+    old = fitted(root, CLUSTERS, "min_cosine=0.5")
+    fitted(root, CLUSTERS)
+    fitted(root, COPIES)
+    make(root, fields=("identity_cluster", "duplicate"))
+    carl = by_person(root, fit_toy.FACE.name)["carl"][0].tobytes()
+    file = find_fit(root, CLUSTERS)[0]
+    assert carl[:64] in file.read_bytes()  # Carl's cluster is himself
+    assert run("takedown", root, "--person", "photos/carl").exit_code == 0
+    assert carl[:64] in file.read_bytes()
+    done = run("takedown", root, "--purge")
+    assert done.exit_code == 0, done.output
+    everything = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+    assert carl[:64] not in everything
+    assert sorted(path.name for path in (root / "fits").rglob("*.npz")) == sorted(
+        find_fit(root, name)[0].name for name in (CLUSTERS, COPIES)
+    )
+    assert find_fit(root, CLUSTERS)[1] != old
+    record = read_record(root, CLUSTERS)
+    assert (record.made.rows, record.made.params["min_cosine"]) == (6, 0.38)
+    make(root)
+    assert clusters(root) == {"anna": [0, 0, 0], "bert": [1, 1], "nobody": [-1]}
+    again = {path: path.read_bytes() for path in (root / "fits").rglob("*") if path.is_file()}
+    assert run("takedown", root, "--purge").exit_code == 0
+    assert {path: path.read_bytes() for path in (root / "fits").rglob("*") if path.is_file()} == again
