@@ -152,7 +152,7 @@ def assign(sizes: Mapping[str, int], fractions: Mapping[str, float], seed: int, 
             waiting.remove(name)
         spare = len(left) - sum(other not in placed.values() for other in waiting)  # each split after this one needs one
         held = sum(sizes[component] for component, where in placed.items() if where == name)
-        fitting = []
+        fitting: list[str] = []
         for component in left:
             if len(fitting) < spare and held + sizes[component] <= fraction * total + 1e-9:
                 fitting.append(component)
