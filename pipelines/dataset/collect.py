@@ -58,6 +58,9 @@ def collect(
         raise LikenessError(f"{root} has no finished build", fix=f"build it with: likeness data build {root}")
     with build_lock(root):
         manifests = stored_manifests(root)
+        if head not in manifests:
+            raise LikenessError(f"{manifest_path(root, head)}, which HEAD names, is missing", fix="nothing is deleted without it; "
+                                f"finish a build first: likeness data build {root}")
         kept = _kept(root, head, list(manifests), keep, models)
         needed = set()
         for name in kept:

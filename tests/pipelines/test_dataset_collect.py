@@ -113,5 +113,9 @@ def test_gc_waits_for_builds_and_stops_at_damage(grown: tuple[Path, list[str]]) 
     os.truncate(manifest, 100)
     with pytest.raises(LikenessError, match="bytes changed"):
         collect(root)
+    (root / "manifests" / f"{digests[2]}.json").rename(root / "elsewhere")
+    with pytest.raises(LikenessError, match="which HEAD names, is missing"):
+        collect(root, 1)
+    (root / "elsewhere").rename(root / "manifests" / f"{digests[2]}.json")
     assert len(list((root / "columns").rglob("*.tar"))) > 4
     assert digests[1] in collect(root, 1).manifests

@@ -15,6 +15,8 @@ import dataset_toy as toy
 import purge_toy
 import pytest
 from dataset_toy import TOOLBOX
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mlflow import MlflowClient
 from typed import likeness
 
@@ -223,6 +225,39 @@ def test_purge_of_one_row_keeps_its_source(copied: tuple[Path, Path]) -> None:
     make(root)
     assert row.key not in {r.key for r in open_dataset(root).rows()}
     assert len(next(e for e in open_dataset(root).manifest.sources if e.path == "clips/zoltan/First.mp4").keys) == 1
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(picked=st.data())
+def test_any_takedown_leaves_all_others_as_they_were(built: tuple[Path, Path], picked: st.DataObject, tmp_path: Path) -> None:
+    """Sources, people and rows in any mixture and order, in two goes, with or without a build between."""
+    root = tmp_path / "set"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(built[1], root)
+    data = open_dataset(root)
+    before = values(data)
+    rows = {row.key: row.source for row in data.rows()}
+    names = [("key", key) for key in rows] + [("source", s.path) for s in data.manifest.sources]
+    names += [("person", person) for person in sorted({source["person"] for source in rows.values()})[1:]]
+    lost: set[str] = set()
+    for purged in (picked.draw(st.booleans()), True):
+        chosen = picked.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+        impact = find_impact(root, *([name for kind, name in chosen if kind == k] for k in ("source", "person", "key")))
+        take_down(root, impact, purged)
+        lost |= {key for key, source in rows.items() for kind, name in chosen
+                 if name in (source["path"] if kind == "source" else source["person"] if kind == "person" else key,)}  # fmt: skip
+        twins = {(rows[key]["sha256"], rows[key]["segment"]) for key in lost}
+        lost |= {key for key, source in rows.items() if (source["sha256"], source["segment"]) in twins}
+        assert values(open_dataset(root)) == {place: value for place, value in before.items() if place[0] not in lost}
+        names = [pair for pair in names if pair not in chosen and pair[1] not in lost]
+        if picked.draw(st.booleans()) and len(lost) < len(rows):
+            make(root)
+        assert verify(root).problems == []
+    assert not [path for path in root.rglob("*") if path.is_file() and any(key.encode() in path.read_bytes() for key in lost)]
+    if len(lost) < len(rows):
+        assert make(root).attempts == 0
+        assert values(open_dataset(root)) == {place: value for place, value in before.items() if place[0] not in lost}
+        assert verify(root).problems == []
 
 
 def run_purge(root: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
