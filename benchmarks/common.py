@@ -8,8 +8,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ from pipelines.dataset.threads import ONE_THREAD
 LABEL = "clips"  # of the input folder, in rows' keys
 Members = dict[tuple[str, str], bytes]  # (row key, field) -> stored bytes
 Facts = dict[str, Any]
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder for the time of a benchmark; what builds note about this machine goes there too."""
+    with tempfile.TemporaryDirectory(prefix="likeness-benchmark-") as folder:
+        os.environ["LIKENESS_CACHE"] = str(Path(folder) / "cache")
+        yield Path(folder)
 
 
 def start(script: str, run: str, out: Path, *arguments: object) -> subprocess.Popen[str]:

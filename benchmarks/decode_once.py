@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from build import noted_toolbox, work_began
-from common import LABEL, Facts, Members, compare, copied, leave, measured, minutes, spread, stored
+from common import LABEL, Facts, Members, compare, copied, leave, measured, minutes, scratch_folder, spread, stored
 
 from pipelines.dataset.build import build
 from pipelines.dataset.graph import Node, resolve
@@ -157,8 +156,7 @@ def main() -> None:
             else:
                 leave(chosen.out, work_s=Chain(chosen.folder, chosen.out, chosen.stages[0], chosen.run == "recoded").run())
         return
-    with tempfile.TemporaryDirectory(prefix="likeness-benchmark-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         clips = copied(chosen.folder, scratch / "clips", chosen.copies)
         for place, stages in enumerate(chosen.stages):
             line(clips, scratch / "runs", stages, ["ours", *chosen.only], chosen.repeats, first=place == 0)

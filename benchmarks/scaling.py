@@ -23,13 +23,12 @@ import os
 import pickle
 import shutil
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from build import Script, build_run, work_began
-from common import Facts, compare, copied, finished, leave, measured, minutes, spread, start, stored
+from common import Facts, compare, copied, finished, leave, measured, minutes, scratch_folder, spread, start, stored
 
 from pipelines.dataset.threads import one_thread
 from preprocessing.codecs import encode
@@ -97,8 +96,7 @@ def main() -> None:
         with one_thread():
             bare_run(chosen.folder, chosen.out) if chosen.run == "bare" else build_of(chosen.folder, chosen.out, chosen.workers)
         return
-    with tempfile.TemporaryDirectory(prefix="likeness-benchmark-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         report(copied(chosen.folder, scratch / "clips", chosen.copies), scratch / "runs", chosen.workers, chosen.repeats)
 
 
