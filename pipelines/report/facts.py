@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from infra.errors import LikenessError
@@ -38,7 +39,7 @@ class Facts:
     selections: list[dict[str, Any]]
     leakages: list[dict[str, Any]]
 
-    @property
+    @cached_property
     def source_captions(self) -> dict[str, str]:
         """Source path -> the caption that came with it."""
         return {entry.path: entry.caption for entry in self.outcomes.sources if entry.caption}

@@ -15,8 +15,9 @@ import numpy as np
 
 from infra.storage import Dataset
 from pipelines.dataset.unit import clip_seconds
-from preprocessing.fields import SOURCE
+from preprocessing.fields import DUPLICATE, IDENTITY_CLUSTER, SOURCE
 
+LABELS = (f"{IDENTITY_CLUSTER.name}.cluster", f"{DUPLICATE.name}.group")  # numbers in name only: nothing is more or less
 DIGITS = 6  # significant; more would only make the page larger
 
 
@@ -52,12 +53,12 @@ def read_numbers(dataset: Dataset) -> Numbers:
                     is_json = dataset.fields[name].codec == "json"
                     line |= _flat(name, json.loads(data) if is_json else np.load(io.BytesIO(data), allow_pickle=False))
         lines.append(line)
-    names = tuple(dict.fromkeys(name for line in lines for name in line))
+    names = {name: n for n, name in enumerate(dict.fromkeys(name for line in lines for name in line if name not in LABELS))}
     values = np.full((len(lines), len(names)), np.nan)
     for place, line in enumerate(lines):
-        for name, number in line.items():
-            values[place, names.index(name)] = float(f"{number:.{DIGITS}g}")
-    return Numbers(names, values)
+        for name in names.keys() & line.keys():
+            values[place, names[name]] = float(f"{line[name]:.{DIGITS}g}")
+    return Numbers(tuple(names), values)
 
 
 def source_numbers(record: Mapping[str, Any]) -> dict[str, float]:

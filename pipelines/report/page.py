@@ -26,6 +26,7 @@ from pipelines.report.ledgers import STATUSES, Problem
 from pipelines.report.samples import Shown, captions_of, make_samples
 from pipelines.report.svg import Histogram, histogram, histogram_svg
 from pipelines.report.words import number, plural
+from preprocessing.fields import SOURCE
 
 MOST_ROWS = 5000  # of a larger dataset the page knows the shown rows only
 MOST_PROBLEMS = 1000
@@ -77,8 +78,9 @@ def _charts(facts: Facts) -> dict[str, list[tuple[Histogram, Markup]]]:
     for name in facts.numbers.names:
         chart = histogram(name, facts.numbers.column(name), splits)
         if chart is not None:
-            field = name.partition(".")[0] if "." in name else "source"
-            charts.setdefault(field, []).append((chart, Markup("") if chart.constant else histogram_svg(chart, colours)))
+            field = name.partition(".")[0] if "." in name else SOURCE.name
+            drawing = Markup("") if chart.constant else histogram_svg(chart, colours)
+            charts.setdefault("clips and files" if field == SOURCE.name else field, []).append((chart, drawing))
     return charts
 
 

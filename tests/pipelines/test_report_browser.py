@@ -113,9 +113,9 @@ def test_a_click_opens_a_clip_that_plays(page: Browser) -> None:
 
 def test_nothing_drawn_when_nothing_is_ticked(page: Browser) -> None:
     for box in ("box", "5", "68"):
-        page.click(f"input[name=draw][value='{box}']")
+        page.click(f"#filters input[name=draw][value='{box}']")
     assert not page.run(PAINTED.format(".card canvas"))
-    page.click("input[name=draw][value='478']")
+    page.click("#filters input[name=draw][value='478']")
     assert page.run(PAINTED.format(".card canvas"))
 
 

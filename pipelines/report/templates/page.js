@@ -8,6 +8,8 @@
   const STEPS = 200;
   const number = (v) => (Math.abs(v) >= 1000 ? v.toFixed(0) : String(Number(v.toPrecision(3))));
 
+  const exact = (v) => String(Number(v.toPrecision(8))); // as written into a rule: rounding must not drop rows
+
   // Landmarks: shares of the picture, quantised between the corners of all their positions; every `step` frames.
   const unpack = (track) => {
     const bytes = Uint8Array.from(atob(track.data), (c) => c.charCodeAt(0));
@@ -25,7 +27,7 @@
     return () => (ready ??= Object.fromEntries(["box", "5", "68", "478"].filter((n) => sample[n]).map((n) => [n, unpack(sample[n])])));
   });
   const STYLE = { "478": ["rgba(255,255,255,.55)", 0.8], "68": ["#35e0d0", 1.5], "5": ["#ff4fa3", 2.6] };
-  const drawn = () => new Set(all("input[name=draw]:checked").map((box) => box.value));
+  const drawn = () => new Set(all("#filters input[name=draw]:checked").map((box) => box.value));
 
   // Where the track stands at a frame of the clip: linear between the two nearest of its frames.
   const at = (track, sample, frame) => {
@@ -186,8 +188,8 @@
     const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
     for (const [name, [low, high]] of state.ranges) {
       if (!name.includes(".")) continue; // not a stored number
-      if (low > ends[name][0]) parts.push(`--where "${name} >= ${number(low)}"`);
-      if (high < ends[name][1]) parts.push(`--where "${name} <= ${number(high)}"`);
+      if (low > ends[name][0]) parts.push(`--where "${name} >= ${exact(low)}"`);
+      if (high < ends[name][1]) parts.push(`--where "${name} <= ${exact(high)}"`);
     }
     if (state.split.size === 1) parts.push(`--where "source.split == ${[...state.split][0]}"`);
     if (state.person !== null) parts.push(`--where ${quote(`source.person == ${state.person}`)}`);
@@ -230,7 +232,7 @@
     const rows = matching.filter(Boolean).length;
     by("count").textContent = count;
     by("rows-count").textContent = data.all ? `; ${rows} of ${matching.length} rows of the dataset pass` : "";
-    by("none").hidden = count > 0;
+    by("none").hidden = count > 0 || !cards.length;
     by("none-rows").textContent = data.all && rows ? `${rows} rows do; make the report with more --samples to see them.` : "";
     by("reset").hidden = !active;
     by("rule").textContent = rule();
@@ -308,7 +310,12 @@
       });
     }
   }
-  for (const box of all("input[name=draw]")) box.addEventListener("change", repaint);
+  for (const box of all("input[name=draw]")) {
+    box.addEventListener("change", () => { // the same boxes stand in the large view
+      for (const twin of all("input[name=draw]")) if (twin.value === box.value) twin.checked = box.checked;
+      repaint();
+    });
+  }
   window.addEventListener("resize", repaint);
   apply();
 })();
