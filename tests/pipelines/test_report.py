@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -448,3 +449,32 @@ def test_sound_is_drawn_where_it_is(dataset: Path, html: str) -> None:
     heard = sum(opened.has(row, AUDIO.name) for row in opened.rows())
     assert heard == len(opened.rows())
     assert len(Page(html).all("svg", class_="wave")) == 4
+
+
+CORPUS = os.environ.get("LIKENESS_CORPUS", "")
+ODD = (
+    "img_real_exif6_face.jpg", "img_real_exif8_face.jpg", "img_real_16bit_alpha.png", "img_real_truncated.jpg",
+    "made_bit_errors.mp4", "made_rotate90_metadata_face.mp4", "made_odd_241x177_yuv444.mp4", "made_four_frames_face.mp4",
+    "real_5frames_5fps_street.mp4",
+)  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not CORPUS, reason="set LIKENESS_CORPUS to a folder with real media")
+def test_odd_files_are_shown_upright(tmp_path: Path) -> None:
+    """Turned, cut, damaged and very short files: every row has a picture of the proportions that SOURCE states."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ODD:
+        shutil.copy(Path(CORPUS) / "hard" / name, folder)
+    likeness("data", "build", tmp_path / "d", "--source", folder, "--field", "landmarks_5", "--set", "ingest.photos=true",
+             "--set", "ingest.sound=kept", "--set", "ingest.min_frames=1", "--runner", "serial")  # fmt: skip
+    opened = open_dataset(tmp_path / "d")
+    assert len(opened.rows()) == len(ODD) - 1  # the cut photo is quarantined
+    (tmp_path / "scratch").mkdir()
+    for row in opened.rows():
+        preview = Previews(opened, tmp_path / "scratch").of(row)
+        assert preview.origin == "source", row.key
+        assert preview.width / preview.height == pytest.approx(row.source["width"] / row.source["height"], rel=0.03)
+        assert bool(preview.clip) == (row.source["n_frames"] > 1)
+    assert len(Page(make_page(read_facts(opened), 20)).all("article")) == len(opened.rows())
