@@ -128,7 +128,7 @@ class _Finder:
 
     def source(self, name: str) -> str:
         paths = {entry["path"] for entry in self.entries}
-        if name in paths or self._known("source", name):
+        if name in paths or self.before.covers_source(name):
             return name
         request = load_request(self.root)
         file = Path(name).expanduser().resolve()
@@ -139,18 +139,15 @@ class _Finder:
 
     def person(self, name: str) -> str:
         people = {entry.get("person", "") for entry in self.entries} - {""}
-        if name in people or self._known("person", name):
+        if name in people or self.before.covers_source("", name):
             return name
         raise self._unknown("person", name, people)
 
     def key(self, name: str) -> str:
         keys = {key for entry in self.entries for key in entry.get("keys", ())}
-        if name in keys or self._known("key", name):
+        if name in keys or self.before.covers_key(name):
             return name
         raise self._unknown("row", name, keys)
-
-    def _known(self, kind: Kind, name: str) -> bool:
-        return any((stone.kind, stone.sha256) == (kind, of_text(name)) for stone in self.before.entries)
 
     def _unknown(self, what: str, name: str, known: Iterable[str]) -> LikenessError:
         near = get_close_matches(name, known, n=3)
