@@ -88,9 +88,9 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
         LikenessError: about fields, settings, sources or the source list.
     """
     root = root.absolute()  # workers may run elsewhere
-    graph = resolve(toolbox, request.fields, request.operators)
     name = head_digest(root)
     head = read_manifest(root, name) if name else None
+    graph = resolve(toolbox, request.fields, request.operators, head)
     placed = {path for shard in head.shards for path in shard.sources} if head else set()
     known = [entry for entry in head.sources if entry.path in placed] if head else []
     sources = child_sources(request) if request.parent else find_sources(root, request, known)
@@ -100,6 +100,9 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")
     plan = make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
     _check_roots(plan, request)
+    for node in graph.nodes:
+        if node.absent and plan.reasons(node):
+            raise node.absent
     return plan
 
 

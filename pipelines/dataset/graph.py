@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.model_files import public_name
-from infra.storage.manifest import column_name
+from infra.storage.manifest import Manifest, column_name
 from preprocessing.fields import GIVEN, SOURCE, TIMELINE, VIDEO, Field, by_name, known_names
 from preprocessing.operator import Operator, OperatorParams, Resources
 
@@ -107,6 +107,8 @@ class Node:
         column: `OPERATOR/DIGEST8`.
         inputs: columns it reads from; VIDEO counts as ingest's, GIVEN as none.
         assets: checksums by name (see `public_asset`).
+        absent: what is wrong with an asset that is not here; its checksum is then the one that the dataset's column names, so that
+            what was made with it stays right. Running the operator raises it.
     """
 
     operator: Any
@@ -115,6 +117,7 @@ class Node:
     writes: tuple[Field, ...]
     inputs: tuple[str, ...]
     assets: Mapping[str, str]
+    absent: LikenessError | None = None
 
     @property
     def name(self) -> str:
@@ -163,18 +166,28 @@ class Graph:
         return [(pool, tuple(n for n in self.nodes if places[n.column] == (level, pool))) for level, pool in order]
 
 
-def resolve(toolbox: Toolbox, wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> Graph:
+def resolve(
+    toolbox: Toolbox, wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]], head: Manifest | None = None
+) -> Graph:
     """The graph that makes the fields called `wanted`.
 
+    Args:
+        head: of the dataset there is: what it was made with need not be here as long as nothing has to be made with it.
+
     Raises:
-        LikenessError: an unknown field, operator or setting; the message offers the nearest name.
+        LikenessError: an unknown field, operator or setting, with the nearest name; an asset that neither is here nor was used.
     """
-    return _Resolver(toolbox, settings).graph(wanted)
+    recorded: dict[tuple[str, str], str] = {}
+    for column in head.columns.values() if head else ():
+        recorded |= {(column.operator, name): sha256 for name, sha256 in column.assets.items()}
+    return _Resolver(toolbox, settings, recorded).graph(wanted)
 
 
 class _Resolver:
-    def __init__(self, toolbox: Toolbox, settings: Mapping[str, Mapping[str, Any]]) -> None:
-        self.toolbox, self.settings = toolbox, settings
+    def __init__(
+        self, toolbox: Toolbox, settings: Mapping[str, Mapping[str, Any]], recorded: Mapping[tuple[str, str], str]
+    ) -> None:
+        self.toolbox, self.settings, self.recorded = toolbox, settings, recorded
         self.nodes: dict[str, Node] = {}  # by digest, in order
         self.by_field: dict[str, Node] = {}
         self.underway: list[str] = []
@@ -214,24 +227,36 @@ class _Resolver:
 
     def _add(self, operator: Any, reads: tuple[Field, ...]) -> Node:
         makers = {field.name: self._producer(field.name) for field in reads if field != GIVEN}
-        found = {name: self.toolbox.asset(name) for name in getattr(operator, "assets", ())}
-        if found:
-            operator.asset_paths = {name: path for name, (path, _) in found.items()}
+        sums, absent = self._assets(operator)
         # Of models only the contents count: a dataset tells no machine path, and a copied folder makes nothing stale.
-        content = {f"model:{n}" if name.startswith("model:") else name: found[name][1] for n, name in enumerate(found)}
-        assets = {public_asset(name): sha256 for name, (_, sha256) in found.items()}
+        content = {f"model:{n}" if name.startswith("model:") else name: sums[name] for n, name in enumerate(sums)}
+        assets = {public_asset(name): sha256 for name, sha256 in sums.items()}
         inputs = {name: node.digest for name, node in makers.items()}
         if VIDEO.name in inputs:
             inputs[VIDEO.name] += f"/clip {self.toolbox.clip_version}"
         facts = {"name": operator.name, "version": operator.version, "params": operator.params.model_dump(mode="json"),
                  "assets": content, "inputs": inputs}
         columns = tuple(dict.fromkeys(node.column for node in makers.values()))
-        node = Node(operator, digest.of_json(facts), tuple(reads), tuple(operator.writes), columns, assets)
+        node = Node(operator, digest.of_json(facts), tuple(reads), tuple(operator.writes), columns, assets, absent)
         node = self.nodes.setdefault(node.digest, node)
         for field in node.writes:
             if self.by_field.setdefault(field.name, node) is not node:
                 raise TypeError(f"field {field.name} is written by {node.column} and by {self.by_field[field.name].column}")
         return node
+
+    def _assets(self, operator: Any) -> tuple[dict[str, str], LikenessError | None]:
+        """Checksums of an operator's assets by name, and what is wrong where one is not here; tells it where they lie."""
+        sums: dict[str, str] = {}
+        absent = None
+        for name in getattr(operator, "assets", ()):
+            try:
+                operator.asset_paths[name], sums[name] = self.toolbox.asset(name)
+            except LikenessError as error:
+                used = self.recorded.get((operator.name, public_asset(name)))
+                if used is None:
+                    raise
+                sums[name], absent = used, error
+        return sums, absent
 
 
 def public_asset(name: str) -> str:

@@ -18,7 +18,7 @@ from infra.storage import open_dataset
 from infra.storage.ledger import read_commit, read_ledger
 from infra.storage.tombstones import Tombstones
 from pipelines.dataset.expand import child_sources, toolbox_of
-from pipelines.dataset.graph import Node, Toolbox, resolve
+from pipelines.dataset.graph import Graph, Node, Toolbox, resolve
 from pipelines.dataset.outcome import MISSING_INPUT
 from pipelines.dataset.request import load_request, updated
 from pipelines.dataset.sources import Source, find_sources, row_key
@@ -53,7 +53,7 @@ class Replay:
     """One operator on one row, ready to run.
 
     Args:
-        operator: its name.
+        operator: its name, or a field that it writes where several go by one name.
         settings: `operator.setting=value` words, for this operator.
 
     Raises:
@@ -68,13 +68,10 @@ class Replay:
             raise LikenessError(f"{root} has no request.json", fix=f"run: likeness data build {root} --source FOLDER")
         request = updated(known, settings=list(settings))
         self.toolbox = toolbox or toolbox_of(root, request)
-        graph = resolve(self.toolbox, request.fields, request.operators)
-        nodes = {node.name: node for node in graph.nodes}
-        if operator not in nodes:
-            near = get_close_matches(operator, nodes, n=1)
-            raise LikenessError(f"no operator {operator!r} makes a field of {root}" + (f" (nearest: {near[0]})" if near else ""),
-                                allowed=", ".join(nodes), fix="add its field first: likeness data add")
-        self.node: Node = nodes[operator]
+        graph = resolve(self.toolbox, request.fields, request.operators, self.dataset.manifest)
+        self.node = _node(graph, operator, root)
+        if self.node.absent:
+            raise self.node.absent
         self.is_ingest = self.node is graph.nodes[0]
         self.stored = {} if self.is_ingest else self._inputs({f.name: graph.producer(f.name) for f in self.node.reads if f.stored})
         reads = {VIDEO, GIVEN} & set(self.node.reads)
@@ -199,3 +196,17 @@ def quarantined(root: Path, operator: str = "") -> list[dict[str, Any]]:
                     lines.append({"name": row.key, "operator": column.operator, "error": row.error, "message": row.message,
                                   "trace": row.trace, "tries": row.tries})  # fmt: skip
     return lines
+
+
+def _node(graph: Graph, operator: str, root: Path) -> Node:
+    """The node of an operator, named by itself or by one of its fields."""
+    named = [node for node in graph.nodes if operator in (node.name, *(f.name for f in node.writes))]
+    if len(named) > 1:
+        fields = ", ".join(f.name for node in named for f in node.writes)
+        raise LikenessError(f"{len(named)} operators of {root} are called {operator}", fix=f"name a field of it: {fields}")
+    if not named:
+        names = list(dict.fromkeys(node.name for node in graph.nodes))
+        near = get_close_matches(operator, names, n=1)
+        raise LikenessError(f"no operator {operator!r} makes a field of {root}" + (f" (nearest: {near[0]})" if near else ""),
+                            allowed=", ".join(names), fix="add its field first: likeness data add")
+    return named[0]

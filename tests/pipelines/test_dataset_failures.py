@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dataset_toy as toy
@@ -16,6 +17,7 @@ from infra.storage.ledger import read_ledger
 from pipelines.dataset.build import Report, build, plan_build
 from pipelines.dataset.request import load_request, updated
 from pipelines.dataset.verify import verify
+from preprocessing.operator import Resources
 
 
 @pytest.fixture
@@ -230,3 +232,22 @@ def test_a_moved_folder_keeps_its_keys(sources: Path, tmp_path: Path) -> None:
         make(root, fields=["fragile"])
     report = make(root, tmp_path / "new" / "clips")
     assert (report.digest, report.units) == (first.digest, 0)
+
+
+def test_an_asset_that_is_gone_matters_only_when_something_must_be_made_with_it(sources: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(toy.Shift, "resources", Resources(assets=("weights",)))
+
+    def gone(name: str) -> tuple[Path, str]:
+        raise LikenessError(f"asset {name} is not here", fix="fetch it")
+
+    root = tmp_path / "set"
+    first = make(root, sources, ["shifted"])
+    without = replace(TOOLBOX, asset=gone)
+    again = build(root, updated(load_request(root)), without)
+    assert (again.digest, again.units) == (first.digest, 0)
+    more = build(root, updated(load_request(root), fields=["summed"]), without)  # reads what was made with it
+    assert more.attempts > 0
+    with pytest.raises(LikenessError, match="asset weights is not here"):
+        build(root, updated(load_request(root), settings=["shift.by=5"]), without)
+    with pytest.raises(LikenessError, match="asset weights is not here"):
+        build(tmp_path / "other", updated(None, sources=[str(sources)], fields=["shifted"]), without)
