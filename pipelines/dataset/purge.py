@@ -189,7 +189,7 @@ class _Cleaner:
                     if row.key not in lost:
                         draft.add(row, [(f, self.extensions[name, f], data) for f, data in stored.values(row.key)])
                 records = [self._record(record, stored.rows, lost) for record in stored.commit.sources]
-                self.written[name, shard] = draft.commit(revision, base, inputs, records)
+                self.written[name, shard] = draft.commit(revision, base or stored, inputs, records)
         return self.written[name, shard]
 
     def _revision(self, name: str, shard: int) -> tuple[int, StoredShard | None]:

@@ -227,6 +227,17 @@ def test_purge_of_one_row_keeps_its_source(copied: tuple[Path, Path]) -> None:
     assert len(next(e for e in open_dataset(root).manifest.sources if e.path == "clips/zoltan/First.mp4").keys) == 1
 
 
+def test_purge_of_a_source_without_rows_leaves_its_shard_s_columns_alone(copied: tuple[Path, Path]) -> None:
+    root = copied[1]
+    before = {p: p.stat().st_ino for p in (root / "columns").rglob("*.tar") if p.parents[1].name != "ingest"}
+    take_down(root, find_impact(root, sources=["clips/words.mp4"]), purged=True)
+    assert {p: p.stat().st_ino for p in (root / "columns").rglob("*.tar") if p.parents[1].name != "ingest"} == before
+    assert not [p for p in root.rglob("*") if p.is_file() and b"words" in p.read_bytes()]
+    verdict = verify(root)
+    assert (verdict.problems, verdict.others) == ([], (0, 0))
+    assert make(root).units == 0
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(picked=st.data())
 def test_any_takedown_leaves_all_others_as_they_were(built: tuple[Path, Path], picked: st.DataObject, tmp_path: Path) -> None:
