@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--kill-at", type=int, default=0)
     parser.add_argument("--fields", nargs="+", default=["summed", "fragile"])
     parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     rename, done = os.replace, 0
 
@@ -240,7 +241,7 @@ def main() -> None:
         here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
         connect(num_cpus=2, num_gpus=args.gpus, object_store_memory=128 * 2**20, log_to_driver=False, runtime_env=here)
     request = updated(None, sources=[str(args.source)], fields=args.fields)
-    report = build(args.dataset, request, TOOLBOX, runner=args.runner, workers=2)
+    report = build(args.dataset, request, TOOLBOX, runner=args.runner, workers=args.workers)
     print(report.digest, done)
 
 
