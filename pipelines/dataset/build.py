@@ -40,6 +40,7 @@ from pipelines.dataset.plan import Hashes, Plan, make_plan
 from pipelines.dataset.rates import load_rates, record_rates, shard_weights
 from pipelines.dataset.request import Request, save_request
 from pipelines.dataset.runners import run_ray, run_serial
+from pipelines.dataset.select import refresh
 from pipelines.dataset.sources import Source, as_taken_down, assign_splits, find_sources
 from pipelines.dataset.unit import Cost, Unit, UnitResult
 from preprocessing.codecs import EXTENSION
@@ -167,6 +168,7 @@ def build(
         before = head_digest(root)
         digest = commit_manifest(root, manifest)
         write_sources_table(root, manifest)
+        selections = refresh(root)
         costs: dict[str, Cost] = {}
         for result in results.values():
             for name, cost in result.costs.items():
@@ -177,7 +179,7 @@ def build(
         return Report(
             digest, digest != before, len(units), sum(r.attempts for r in results.values()), _rows(manifest),
             dict(Counter(entry.status for entry in manifest.sources)), problems, starved,
-            _notices(notice, plan, manifest), time.monotonic() - start, costs,
+            _notices(notice, plan, manifest) + selections, time.monotonic() - start, costs,
         )  # fmt: skip
 
 

@@ -71,9 +71,11 @@ def refresh(root: Path, dataset: Dataset | None = None) -> list[str]:
 
     The caller holds the build lock.
     """
+    notices: list[str] = []
+    if not (names := selection_names(root)):
+        return notices
     dataset = dataset or open_dataset(root)
-    notices = []
-    for name in selection_names(root):
+    for name in names:
         try:
             stored = read_selection(root, name)
             now = current(dataset, stored)

@@ -12,7 +12,7 @@ from typed import likeness
 
 from infra.storage import open_dataset
 from models.wav2lip.stages import ExpertStage
-from pipelines.dataset.build import build
+from pipelines.dataset.build import Report, build
 from pipelines.dataset.request import load_request, updated
 from pipelines.dataset.select import listed, refresh, select
 from training.loader import Stream
@@ -28,9 +28,9 @@ def toys(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "clips", tmp_path / "set"
 
 
-def make(root: Path, *sources: Path) -> None:
+def make(root: Path, *sources: Path) -> Report:
     request = updated(load_request(root), sources=[str(s) for s in sources], fields=["summed"])
-    build(root, request, TOOLBOX, runner="serial")
+    return build(root, request, TOOLBOX, runner="serial")
 
 
 def tars(root: Path) -> dict[Path, tuple[int, int]]:
@@ -77,6 +77,9 @@ def test_a_selection_follows_the_dataset(toys: tuple[Path, Path]) -> None:
     assert refresh(root) == []
     assert [line["stale"] for line in listed(root)] == [False]
     assert open_dataset(root, selection="large").view == data.view
+    (root / "selections" / "large.json").write_bytes(stored)
+    assert make(root).notices == [notice]  # a build decides again by itself
+    assert [line["stale"] for line in listed(root)] == [False]
 
 
 @pytest.mark.parametrize(
