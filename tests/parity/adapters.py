@@ -117,3 +117,6 @@ def _syncnet(description: dict) -> dict[str, np.ndarray]:
         "confidence": np.array(score.confidence),
         "offset": np.array(score.offset_frames),
     }
+
+
+import adapters_conditioning  # noqa: E402, F401  (registers its own; it needs `adapter` above)
