@@ -11,17 +11,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import dataset_toy as toy
+import numpy as np
 import purge_toy
 import pytest
 from dataset_toy import TOOLBOX
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from test_dataset_expand import N_FRAMES, sound, two_people
 from typed import likeness
 
 from infra.errors import LikenessError
 from infra.storage import Dataset, open_dataset
+from infra.storage.fits import find_fit, write_fit
 from infra.storage.tombstones import FILE, Tombstones, anonymous, of_text
 from pipelines.dataset.build import Report, build
 from pipelines.dataset.request import load_request, updated
@@ -29,6 +33,7 @@ from pipelines.dataset.select import select
 from pipelines.dataset.show import dataset_facts
 from pipelines.dataset.takedown import find_impact, take_down
 from pipelines.dataset.verify import verify
+from preprocessing.media.mux import write_video
 
 PERSON = "clips/zoltan"  # the default person of files in that folder
 
@@ -271,6 +276,47 @@ def test_any_takedown_leaves_all_others_as_they_were(built: tuple[Path, Path], p
         assert verify(root).problems == []
 
 
+def test_captions_that_came_with_others_are_not_read_again(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for n, name in enumerate(("ann", "ben", "cleo")):
+        cv2.imwrite(str(tmp_path / "photos" / f"{name}.png"), np.full((64, 64, 3), 50 * n, np.uint8))
+        (tmp_path / "photos" / f"{name}.txt").write_text(f"a grey picture of {name}")
+    root = tmp_path / "set"
+    flags = ("--set", "ingest.photos=true", "--set", "ingest.sound=ignored", "--set", "ingest.min_frames=1", "--runner", "serial")
+    likeness("data", "build", root, "--source", tmp_path / "photos", "--field", "caption_given", *flags)
+    likeness("data", "takedown", root, "--source", "photos/cleo.png", "--purge")
+    assert not [path for path in root.rglob("*") if path.is_file() and b"cleo" in path.read_bytes()]
+    report = json.loads(likeness("data", "build", root, "--runner", "serial", "--json").stdout)
+    assert (report["units"], report["changed"]) == (0, False)
+    data = open_dataset(root)
+    assert [data.read(row, "caption_given") for row in data.rows()] == [b"a grey picture of ann", b"a grey picture of ben"]
+
+
+@pytest.mark.long
+def test_derived_datasets_are_named_and_follow(tmp_path: Path) -> None:
+    for name in ("ann", "ben"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        write_video(tmp_path / "clips" / name / "two.mp4", two_people(4 * (name == "ann")), 25, sound(N_FRAMES))
+    root, child = tmp_path / "parent", tmp_path / "child"
+    likeness("data", "build", root, "--source", tmp_path / "clips", "--field", "face_detections", "--runner", "serial")
+    flags = ("--field", "face_box", "--set", "face_tracks.min_frames=10", "--runner", "serial")
+    likeness("data", "expand", root, child, *flags)
+    assert len(open_dataset(child).rows()) == 4
+    told = json.loads(likeness("data", "takedown", root, "--person", "clips/ann", "--purge", "--json").stdout)
+    assert told["derived"] == [str(child)]
+    likeness("data", "build", child, "--runner", "serial")  # without its parent's rows it loses its own
+    keys = [row.key for row in open_dataset(child).rows()]
+    assert len(keys) == 2
+    assert all("ben" in key for key in keys)
+    likeness("data", "takedown", child, "--person", "clips/ann", "--purge")
+    assert not [path for path in child.rglob("*") if path.is_file() and b"clips/ann" in path.read_bytes()]
+    likeness("data", "takedown", child, "--key", keys[0], "--purge")
+    assert [row.key for row in open_dataset(child).rows()] == keys[1:]  # its sibling from the same piece stays
+    assert verify(child).problems == []
+    report = json.loads(likeness("data", "build", child, "--runner", "serial", "--json").stdout)
+    assert (report["attempts"], report["changed"]) == (0, False)
+
+
 def run_purge(root: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, purge_toy.__file__, str(root), PERSON, str(kill_at)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -345,10 +391,20 @@ def test_sources_are_named_by_their_file_too(copied: tuple[Path, Path]) -> None:
         find_impact(root, sources=[str(source.parent / "nowhere.mp4")])
 
 
-def test_registered_models_trained_on_them_are_named(copied: tuple[Path, Path], tmp_path: Path) -> None:
+def test_registered_models_trained_on_them_are_named(copied: tuple[Path, Path]) -> None:
     root, digest = copied[1], open_dataset(copied[1]).digest
     impact = find_impact(root, people=[PERSON], models=[("models:/a/1", ["0" * 64]), ("models:/a/2", [digest])])
     assert impact.models == ["models:/a/2"]
+
+
+def test_fits_learnt_from_them_are_named_and_stay(copied: tuple[Path, Path]) -> None:
+    root, facts = copied[1], {"version": 1, "params": {}, "reads": {}, "rows": 4, "rows_sha256": "0" * 64}
+    write_fit(root, "groups", {"a": np.zeros(3)}, open_dataset(root).digest, **facts)
+    write_fit(root, "others", {"a": np.zeros(3)}, "0" * 64, **facts)
+    impact = find_impact(root, people=[PERSON])
+    assert impact.fits == ["groups"]
+    take_down(root, impact, purged=True)
+    assert find_fit(root, "groups")[0].exists()
 
 
 @pytest.mark.long
