@@ -43,7 +43,7 @@ def takedown(
         _tell(f"{len(impact.files)} column files ({size(impact.bytes)}) hold them", impact.files)
         _tell(f"{len(impact.manifests)} manifests name them", [name[:12] for name in impact.manifests])
         for words, names in (("derived datasets, to be taken down there too", impact.derived),
-                             ("fits learnt from them: likeness data fit makes them again", impact.fits),
+                             ("fits learnt from them, which a purge makes anew", impact.fits),
                              ("registered models trained on them, which stay", impact.models)):
             _tell(words, names) if names else None
     if dry_run:

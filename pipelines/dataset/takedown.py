@@ -31,7 +31,7 @@ class Impact:
         files, bytes: column files that hold such rows, whoever names them, and their size.
         manifests: digests of those that name such sources or rows.
         derived: datasets made from this one's rows, where they were last built; they are taken down by themselves.
-        fits: learnt from such a manifest's rows; they stay, and want to be made again.
+        fits: learnt from such a manifest's rows; a purge makes them anew.
         models: registered versions that were trained on such a manifest; they stay.
         stones: what will be written.
     """

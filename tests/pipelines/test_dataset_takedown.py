@@ -397,14 +397,16 @@ def test_registered_models_trained_on_them_are_named(copied: tuple[Path, Path]) 
     assert impact.models == ["models:/a/2"]
 
 
-def test_fits_learnt_from_them_are_named_and_stay(copied: tuple[Path, Path]) -> None:
+def test_fits_learnt_from_them_are_named_and_do_not_outlive_a_purge(copied: tuple[Path, Path]) -> None:
     root, facts = copied[1], {"version": 1, "params": {}, "reads": {}, "rows": 4, "rows_sha256": "0" * 64}
     write_fit(root, "groups", {"a": np.zeros(3)}, open_dataset(root).digest, **facts)
     write_fit(root, "others", {"a": np.zeros(3)}, "0" * 64, **facts)
     impact = find_impact(root, people=[PERSON])
     assert impact.fits == ["groups"]
-    take_down(root, impact, purged=True)
+    take_down(root, impact)
     assert find_fit(root, "groups")[0].exists()
+    take_down(root, impact, purged=True)
+    assert not (root / "fits" / "groups").exists()  # no fit of that name can be made anew
 
 
 @pytest.mark.long
