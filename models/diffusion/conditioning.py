@@ -1,0 +1,289 @@
+"""What a Stable Diffusion UNet is told besides the latent: prompts as its cross-attention reads them, sizes, and guidance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infra.errors import LikenessError
+from models.diffusion.backbone import Backbone
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Text and sizes for N latents.
+
+    Attributes:
+        context: (N, tokens, D) that cross-attention reads.
+        pooled: (N, D') embedding of the whole prompt; SDXL only.
+        time_ids: (N, 6) from `time_ids`; SDXL only.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def rows(self, places: Any) -> Condition:
+        """Some rows, by slice or by list of numbers (a number may come twice)."""
+        return Condition(*(None if v is None else v[places] for v in (self.context, self.pooled, self.time_ids)))
+
+    def to(self, like: Tensor) -> Condition:
+        """On the device and of the type of a tensor."""
+        return Condition(*(None if v is None else v.to(like) for v in (self.context, self.pooled, self.time_ids)))
+
+    def arguments(self) -> dict[str, Any]:
+        """As a UNet of diffusers takes them.
+
+        Raises:
+            LikenessError: an SDXL condition without sizes.
+        """
+        if self.pooled is None:
+            return {"encoder_hidden_states": self.context}
+        if self.time_ids is None:
+            raise LikenessError("an SDXL condition without sizes", fix="give it time_ids(...)")
+        added = {"text_embeds": self.pooled, "time_ids": self.time_ids}
+        return {"encoder_hidden_states": self.context, "added_cond_kwargs": added}
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """Conditions below each other, as rows of one."""
+    columns = zip(*((c.context, c.pooled, c.time_ids) for c in conditions), strict=True)
+    return Condition(*(None if any(v is None for v in column) else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+def encode_prompts(
+    backbone: Backbone, prompts: Sequence[str], negatives: Sequence[str] | None = None
+) -> tuple[Condition, Condition]:
+    """Conditions of prompts and of their negatives, by diffusers' own `encode_prompt`; gradients pass where they are on.
+
+    Tokens added by `Placeholders` are expanded to all their vectors. Prompts longer than the tokenizer's 77 tokens lose their end;
+    a warning says what.
+
+    Args:
+        negatives: one each; None for the unconditional input of the family: the empty prompt, for SDXL zeros where the folder
+            asks for that (`force_zeros_for_empty_prompt`), as published.
+    """
+    pipeline = _text_pipeline(backbone)
+    texts = [*prompts, *(negatives or [])]
+    for tokenizer in backbone.tokenizers:
+        warn_of_cuts(tokenizer, [pipeline.maybe_convert_prompt(text, tokenizer) for text in texts])
+    with _quiet(type(pipeline).__module__, "transformers.tokenization_utils_base"):
+        found = pipeline.encode_prompt(
+            list(prompts), device=backbone.device, num_images_per_prompt=1, do_classifier_free_guidance=True,
+            negative_prompt=None if negatives is None else list(negatives),
+        )  # fmt: skip
+    if backbone.family == "sdxl":
+        context, negative, pooled, negative_pooled = found
+        return Condition(context, pooled), Condition(negative, negative_pooled)
+    return Condition(found[0]), Condition(found[1])
+
+
+def warn_of_cuts(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """What the tokenizer's length cuts off of each text, "" where nothing; warns of each that loses something."""
+    lost = []
+    for text in texts:
+        ids = tokenizer(text, truncation=False, verbose=False).input_ids
+        cut = tokenizer.decode(ids[tokenizer.model_max_length - 1 : -1]) if len(ids) > tokenizer.model_max_length else ""
+        lost.append(cut)
+        if cut:
+            LOG.warning("a prompt of %d tokens is cut to %d: %r is lost", len(ids), tokenizer.model_max_length, cut)
+    return lost
+
+
+def time_ids(
+    original_px: tuple[int, int], count: int = 1, crop_px: tuple[int, int] = (0, 0), target_px: tuple[int, int] | None = None
+) -> Tensor:
+    """(count, 6) SDXL's sizes: height and width of the source picture, top and left of the crop, height and width wanted."""
+    return torch.tensor([[*original_px, *crop_px, *(target_px or original_px)]], dtype=torch.float32).repeat(count, 1)
+
+
+def guided(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance e_u + scale (e_c - e_u) (Ho and Salimans 2022, arXiv 2207.12598); scale 1 is e_c."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def predict(
+    unet: nn.Module, latents: Tensor, t: Tensor | int, positive: Condition, negative: Condition | None, scale: float, **more: Any
+) -> Tensor:
+    """(N, C, H, W) output of a UNet with guidance: one call with rows [negatives; positives], as diffusers has them.
+
+    Args:
+        negative: None, or a scale of 1, for one call without guidance.
+        more: further arguments of the UNet, for all 2N rows.
+    """
+    if negative is None or scale == 1:
+        return unet(latents, t, **positive.arguments(), **more).sample
+    both = joined([negative, positive])
+    halves = unet(torch.cat([latents, latents]), t, **both.arguments(), **more).sample
+    return guided(*halves.chunk(2), scale)
+
+
+@dataclass(frozen=True)
+class ConditionDropout:
+    """Shares of examples that lose a condition in training, so that guidance has something to go against.
+
+    The branches exclude each other and come from one uniform number, as in IP-Adapter's trainer: [0, image) loses the image,
+    [image, image + text) the text, and the next `both` both. A text that is lost is the empty prompt; an image that is lost is a
+    zero *input* of whatever makes its tokens, not zero tokens.
+    """
+
+    image: float = 0.05
+    text: float = 0.05
+    both: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = (self.image, self.text, self.both)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise LikenessError(f"condition dropout {shares}", allowed="shares of at least 0 that add up to at most 1")
+
+    def lost(self, uniform: float) -> tuple[bool, bool]:
+        """(image lost, text lost) for a number in [0, 1) from the example's own generator."""
+        both = self.image + self.text <= uniform < self.image + self.text + self.both
+        image = uniform < self.image
+        return image or both, (not image and uniform < self.image + self.text) or both
+
+
+class Placeholders(nn.Module):
+    """Words of one's own with trainable vectors ("<face>"), put into prompts without touching the text encoder's table.
+
+    Textual Inversion (Gal et al. 2022, arXiv 2208.01618) with the vectors as parameters of their own: every published row stays as
+    it is, bit for bit, and no optimiser moves it. The tokenizers get the new words; the encoders never see their numbers, since
+    those lie outside the table and would be taken for the end of the text where that is the highest number.
+
+    Args:
+        backbone: its tokenizers are changed.
+        words: how many vectors each placeholder has. A word with 3 becomes three tokens: "<face>", "<face>_1", "<face>_2".
+        start: a known word whose first token's vector all begin as; "" for small random ones from torch's generator.
+
+    Attributes:
+        vectors: (vectors of all placeholders, D) parameters by name of the text encoder.
+
+    Raises:
+        LikenessError: a word that is in the vocabulary, or that the tokenizer takes apart.
+    """
+
+    def __init__(self, backbone: Backbone, words: Mapping[str, int], start: str = "") -> None:
+        super().__init__()
+        self.words = dict(words)
+        self.tokens = [token for word, count in words.items() for token in _tokens(word, count)]
+        self.vectors = nn.ParameterDict()
+        self.ids: dict[str, list[int]] = {}
+        for name, tokenizer, encoder in zip(backbone.text_encoder_names, backbone.tokenizers, backbone.text_encoders, strict=True):
+            self.ids[name] = _add(tokenizer, self.tokens)
+            table = encoder.get_input_embeddings().weight.detach().float()
+            if start:
+                rows = table[tokenizer(start, add_special_tokens=False).input_ids[0]].repeat(len(self.tokens), 1)
+            else:
+                rows = torch.randn(len(self.tokens), table.shape[1], device=table.device) * table.std()
+            self.vectors[name] = nn.Parameter(rows.clone())
+
+    @contextmanager
+    def inserted(self, backbone: Backbone, vectors: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Within it, the backbone's text encoders read these vectors where a prompt has the placeholders.
+
+        Args:
+            vectors: others than `self.vectors`: (vectors, D), or (N, vectors, D) with its own for each prompt of a batch.
+        """
+        handles = []
+        for name, encoder in zip(backbone.text_encoder_names, backbone.text_encoders, strict=True):
+            own = (vectors or self.vectors)[name]
+            handles += _hook(encoder, self.ids[name], own)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def published(self) -> dict[str, dict[str, Tensor]]:
+        """Files as diffusers' `load_textual_inversion` reads them: by text encoder, {word: (vectors, D)}."""
+        files: dict[str, dict[str, Tensor]] = {}
+        for name, rows in self.vectors.items():
+            parts = rows.detach().cpu().split(list(self.words.values()))
+            files[name] = {word: part.contiguous() for word, part in zip(self.words, parts, strict=True)}
+        return files
+
+
+def _tokens(word: str, count: int) -> list[str]:
+    if count < 1:
+        raise LikenessError(f"{count} vectors for {word!r}", allowed="1 and more")
+    return [word, *(f"{word}_{i}" for i in range(1, count))]  # diffusers' names
+
+
+def _add(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """Numbers of new tokens; tokens added before by the same names keep theirs."""
+    known = tokenizer.get_vocab()
+    added = tokenizer.get_added_vocab()
+    for token in tokens:
+        one = token in known or len(tokenizer(token, add_special_tokens=False).input_ids) == 1
+        if (one and token not in added) or token in tokenizer.all_special_tokens:
+            raise LikenessError(f"placeholder {token!r} is a word of the tokenizer", fix="take another, as <face>")
+    tokenizer.add_tokens(list(tokens))
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    for token, number in zip(tokens, ids, strict=True):
+        if tokenizer(f"a {token} and", add_special_tokens=False).input_ids.count(number) != 1:
+            raise LikenessError(f"the tokenizer takes placeholder {token!r} apart", fix="take another, as <face>")
+    return ids
+
+
+def _hook(encoder: nn.Module, ids: Sequence[int], vectors: Tensor) -> list[Any]:
+    """Hooks on a text encoder: placeholders' numbers are hidden from it, their rows of the embeddings replaced."""
+    table: Any = encoder.get_input_embeddings()  # type: ignore[operator]
+    found: list[Tensor] = []
+
+    def hide(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = args[0] if args else kwargs["input_ids"]
+        place = torch.full_like(given, -1)
+        for row, number in enumerate(ids):
+            place[given == number] = row
+        found[:] = [place]
+        hidden = torch.where(place >= 0, torch.zeros_like(given), given)
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "input_ids": hidden})
+
+    def insert(module: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        place = found[0]
+        if not (place >= 0).any():
+            return embedded
+        if vectors.ndim == 3 and len(vectors) != len(place):
+            raise LikenessError(f"placeholders' vectors for {len(vectors)} prompts", allowed=f"{len(place)}, or one for all")
+        rows = vectors.expand(len(place), *vectors.shape[-2:]).to(embedded)
+        own = rows.gather(1, place.clamp(min=0)[..., None].expand(*place.shape, rows.shape[-1]))
+        return torch.where((place >= 0)[..., None], own, embedded)
+
+    return [encoder.register_forward_pre_hook(hide, with_kwargs=True), table.register_forward_hook(insert)]
+
+
+def _text_pipeline(backbone: Backbone) -> Any:
+    """A pipeline of diffusers with nothing but the text side."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    names = [name for pair in zip(backbone.tokenizer_names, backbone.text_encoder_names, strict=True) for name in pair]
+    parts: dict[str, Any] = {name: getattr(backbone, name) for name in names}
+    absent: dict[str, Any] = {"vae": None, "unet": None, "scheduler": None}
+    if backbone.family == "sdxl":
+        zeros = backbone.index.get("force_zeros_for_empty_prompt", True)
+        return StableDiffusionXLPipeline(**parts, **absent, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+    return StableDiffusionPipeline(**parts, **absent, safety_checker=None, feature_extractor=None, requires_safety_checker=False)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _quiet(*modules: str) -> Iterator[None]:
+    """Without the libraries' own warnings of cut prompts, which come on top of ours."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, modules)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
