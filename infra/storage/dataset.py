@@ -133,7 +133,10 @@ class Dataset:
             for place, line in enumerate(ledger):
                 record = json.loads(line.source)
                 source = record.get("path")
-                rows.append(Row(line.key, shard, place, record | about.get(source, {})))
+                known = about.get(source, {})
+                if record.get("tracks", 1) > 1:  # several people in one file: nobody knows that they are one
+                    known = known | {"person": f"{known.get('person', '')}#{record['track']}"}
+                rows.append(Row(line.key, shard, place, record | known))
                 if down.get(source) or self.tombstones.covers_row(line.key, record):
                     self._hidden[line.key] = TAKEN_DOWN
         self._rows, self._by_key = rows, {row.key: row for row in rows}
@@ -256,7 +259,7 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
         raise LikenessError(f"{root} {what}", fix=f"build one with: likeness data build {root} --source FOLDER")
     root = root.absolute()
     chosen = read_selection(root, selection) if selection else None
-    return Dataset(root, digest, read_manifest(root, digest), Tombstones.load(root), chosen)
+    return Dataset(root, digest, read_manifest(root, digest), Tombstones.over(root), chosen)
 
 
 def split_reference(text: str) -> tuple[str, str | None]:

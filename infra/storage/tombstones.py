@@ -78,6 +78,16 @@ class Tombstones:
                                 "must not be used; or delete it and take down again: likeness data takedown") from None
         return cls(entries)
 
+    @classmethod
+    def over(cls, root: Path) -> Tombstones:
+        """Those that hold for readers of the dataset at `root`: its own, and of a derived one those of the datasets above it."""
+        entries, seen = cls.load(root).entries, {root}
+        while (above := _parent(root)) and above not in seen:
+            entries += cls.load(above).entries
+            seen.add(above)
+            root = above
+        return cls(entries)
+
     def save(self, root: Path) -> None:
         """Write `tombstones.json` in one step."""
         write_whole(root, root / FILE, _encoded(self.entries))
@@ -100,12 +110,15 @@ class Tombstones:
         return bool(self.entries) and of_text(key) in self._named["rows"]
 
     def covers_row(self, key: str, source: Mapping[str, Any]) -> bool:
-        """Whether a row is: by its key, or as the same segment of a file with the same bytes, whatever its name.
+        """Whether a row is: by its key, or as the same segment of a file with the same bytes, whatever its name; or its parent is.
 
         Args:
             source: its SOURCE record.
         """
-        return bool(self.entries) and (self.covers_key(key) or segment_of(source) in self._named["segments"])
+        parent = {name: value for name, value in source.items() if name != "parent"}
+        return bool(self.entries) and (
+            self.covers_key(key) or self.covers_key(str(source.get("parent", ""))) or segment_of(parent) in self._named["segments"]
+        )
 
     def refusal(self, path: str, person: str = "", sha256: str = "") -> str:
         """The reason for which a build refuses the source, or ""."""
@@ -156,3 +169,12 @@ def is_anonymous(path: str) -> bool:
 def _encoded(entries: tuple[Tombstone, ...]) -> bytes:
     lines: list[dict[str, Any]] = [entry.model_dump(mode="json") for entry in entries]
     return digest.canonical_json({"sha256": digest.of_json(lines), "tombstones": lines}) + b"\n"
+
+
+def _parent(root: Path) -> Path | None:
+    """The dataset from which the one at `root` is derived, as its request remembers."""
+    try:
+        parent = json.loads((root / "request.json").read_bytes()).get("parent")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return Path(parent) if parent else None

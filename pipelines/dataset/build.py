@@ -95,7 +95,7 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     placed = {path for shard in head.shards for path in shard.sources} if head else set()
     known = [entry for entry in head.sources if entry.path in placed] if head else []
     sources = child_sources(request) if request.parent else find_sources(root, request, known)
-    sources = as_taken_down(sources, known, Tombstones.load(root))
+    sources = as_taken_down(sources, known, Tombstones.over(root))
     if not any(not source.refusal for source in sources):
         places = ", ".join(request.roots.values()) or request.parent
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")

@@ -122,7 +122,7 @@ class _Run:
         self.sources = {s.path: s for s in unit.sources}
         self.places = {str(s.file): s.path for s in unit.sources}
         self.places |= {str(unit.root): "DATASET", str(unit.root.resolve()): "DATASET"}
-        self.tombstones = Tombstones.load(unit.root)
+        self.tombstones = Tombstones.over(unit.root)
         self.records: list[dict[str, Any]] = []
         self.copies: dict[str, Path] = {}
         self.decode_s = 0.0

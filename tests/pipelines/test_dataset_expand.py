@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,20 @@ def test_new_sources_of_the_parent_append_shards(parent: Path, tmp_path: Path) -
     report = json.loads(likeness("data", "build", child, "--json", "--runner", "serial").stdout)
     assert (report["units"], report["rows"]) == (1, 4)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_is_taken_down_above_is_gone_below_at_once(parent: Path, tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    shutil.copytree(parent, above)
+    child = tmp_path / "people"
+    likeness("data", "expand", above, child, "--field", "face_track", "--runner", "serial")
+    rows = open_dataset(child).rows()
+    assert {row.source["person"] for row in rows if "two" in row.key} == {"clips/two#0", "clips/two#1"}  # not one person
+    (key,) = {row.source["parent"] for row in rows if "clips-two" in row.key}
+    likeness("data", "takedown", above, "--key", key)
+    assert [row.key for row in open_dataset(child).rows()] == [row.key for row in rows if row.source["parent"] != key]
+    likeness("data", "build", child, "--runner", "serial")  # nothing brings it back
+    assert not [row for row in open_dataset(child).rows() if row.source["parent"] == key]
 
 
 def test_mistakes_are_named(parent: Path, tmp_path: Path) -> None:
