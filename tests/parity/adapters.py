@@ -120,3 +120,4 @@ def _syncnet(description: dict) -> dict[str, np.ndarray]:
 
 
 import adapters_conditioning  # noqa: E402, F401  (registers its own; it needs `adapter` above)
+import adapters_sampling  # noqa: E402, F401
