@@ -6,6 +6,8 @@ Files made without the adapter's settings are read with alpha = rank, which is a
 So the settings always go into the file's metadata here.
 """
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,9 @@ def save_lora(folder: str | Path, name: str = "default", **models: Any) -> Path:
         arguments[f"{component}_lora_adapter_metadata"] = _settings(model.peft_config[name])
     # SDXL's writer knows all three components; for one or two it writes what SD's does.
     StableDiffusionXLPipeline.save_lora_weights(folder, **arguments)
-    return Path(folder) / FILE_NAME
+    file = Path(folder) / FILE_NAME
+    _sort_header(file)
+    return file
 
 
 def load_lora(path: str | Path, name: str = "default", **models: Any) -> dict[str, float]:
@@ -151,6 +155,19 @@ def _settings(config: Any) -> dict[str, Any]:
     settings = {key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in config.to_dict().items()}
     # Where the base model lay on the machine that trained is no part of the adapter.
     return {**settings, "base_model_name_or_path": None}
+
+
+def _sort_header(file: Path) -> None:
+    """Puts a safetensors file's metadata in order: the library writes several entries in an order that changes with every call."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    os.replace(partial, file)
 
 
 def _strip(model: Any, name: str) -> None:
