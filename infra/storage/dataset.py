@@ -73,6 +73,11 @@ class Dataset:
             lost = [line.key for line in self.selection.dropped] + [line.key for line in self.selection.missing]
             self._hidden |= dict.fromkeys(lost, f"not in selection {self.selection.name}")
 
+    def __del__(self) -> None:
+        if getattr(self, "_process", 0) == os.getpid():
+            for handle in self._files.values():
+                os.close(handle)
+
     def __reduce__(self) -> tuple:
         return (open_dataset, (self.root, self.digest, self.selection.name if self.selection else None))
 

@@ -80,6 +80,15 @@ def test_values_come_back(unbroken: tuple[Path, Path]) -> None:
     assert row.key in {sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False)}
 
 
+def test_a_dataset_nobody_has_any_more_keeps_no_file_open(unbroken: tuple[Path, Path]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        data = open_dataset(unbroken[1])
+        assert all(data.read(row, "doubled") for row in data.rows())
+        del data
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the listing itself
+
+
 def test_second_run_computes_nothing(sources: Path, tmp_path: Path) -> None:
     first = make(tmp_path / "set", sources)
     before = contents(tmp_path / "set")
