@@ -43,24 +43,32 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def second(first: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same after two sources, a setting and a retry."""
+    """The same after two sources and a setting."""
     folder = tmp_path_factory.mktemp("second")
     shutil.copytree(first[0], folder / "clips")
     shutil.copytree(first[1], folder / "set")
     for name, text in NEW.items():
         (folder / "clips" / name).write_text(text)
-    make(folder / "set", folder / "clips", FIELDS, 2, retry=True)
+    make(folder / "set", folder / "clips", FIELDS, 2)
     return folder / "clips", folder / "set"
+
+
+@pytest.fixture(scope="module")
+def retried(second: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after a retry that failed again."""
+    root = tmp_path_factory.mktemp("retried") / "set"
+    shutil.copytree(second[1], root)
+    assert make(root, second[0], FIELDS, 2, retry=True).changed
+    return root
 
 
 def texts(source: Path) -> dict[str, str]:
     return {f"clips/{path.relative_to(source)}": path.read_text() for path in source.rglob("*.mp4")}
 
 
-def check_first(first: tuple[Path, Path], folder: Path, part: float, how: How, steps: int) -> None:
-    root = folder / "set"
+def check_first(first: tuple[Path, Path], root: Path, at: int, how: How) -> None:
     shutil.rmtree(root, ignore_errors=True)
-    stop(lambda: make(root, first[0], FIELDS), 1 + int(part * steps), how)
+    stop(lambda: make(root, first[0], FIELDS), at, how)
     with stopping():
         make(root, first[0], FIELDS)
     assert contents(root) == contents(first[1])
@@ -69,59 +77,56 @@ def check_first(first: tuple[Path, Path], folder: Path, part: float, how: How, s
     assert verify(root).others == (0, 0)  # nothing twice
 
 
-def check_second(first: tuple[Path, Path], second: tuple[Path, Path], folder: Path, part: float, how: How, steps: int) -> None:
-    root = folder / "set"
+def check_later(before: Path, source: Path, want: Path, root: Path, at: int, how: How, retry: bool = False) -> None:
+    """`before` is what there was, `want` what an unbroken build made of it."""
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(first[1], root)
-    watch, before = Watch(root), stored(open_dataset(root))
+    shutil.copytree(before, root)
+    watch = Watch(root)
     watch.look()
-    stop(lambda: make(root, second[0], FIELDS, 2, retry=True), 1 + int(part * steps), how)
-    seen = stored(open_dataset(root))
-    assert seen in (before, stored(open_dataset(second[1])))  # readers have the old one or the new one
+    stop(lambda: make(root, source, FIELDS, 2, retry=retry), at, how)
+    head = open_dataset(root).digest
+    assert stored(open_dataset(root)) == stored(open_dataset(want if head == open_dataset(want).digest else before))
     watch.look()
     with stopping():
-        again = make(root, second[0], FIELDS, 2)
-        if again.changed:  # shards whose turn had not come
-            make(root, second[0], FIELDS, 2, retry=True)
+        make(root, source, FIELDS, 2, retry=retry and head == open_dataset(before).digest)
     watch.look()
-    check_whole(root, texts(second[0]))
-    assert stored(open_dataset(root)) == expected(texts(second[0]), {f for _, f in seen} | {*FIELDS}, 2)
-    check_idle(root, second[0], FIELDS, 2)
+    assert contents(root) == contents(want)
+    check_whole(root, texts(source))
+    assert stored(open_dataset(root)) == expected(texts(source), toy.TOYS, 2)
+    check_idle(root, source, FIELDS, 2)
 
 
-QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
-LONG = settings(QUICK, max_examples=60)
+QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+LONG = settings(QUICK, max_examples=40)
 POINTS = {"part": st.floats(0, 1), "how": st.sampled_from(HOW)}
 
 
-@pytest.fixture(scope="module")
-def steps(first: tuple[Path, Path], second: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int]:
-    """Steps of the first and of the second build."""
-    folder = tmp_path_factory.mktemp("steps")
-    shutil.copytree(first[1], folder / "set")
-    return (count(lambda: make(folder / "new", first[0], FIELDS)),
-            count(lambda: make(folder / "set", second[0], FIELDS, 2, retry=True)))  # fmt: skip
+def at_points(check: Any, run: Any, chosen: settings) -> None:
+    """`check` a step and a way of stopping, for points drawn from all of a run."""
+    steps = count(run)
+    chosen(given(**POINTS)(lambda part, how: check(1 + int(part * (steps - 1)), how)))()
 
 
-def test_a_first_build_stopped_anywhere(first: tuple[Path, Path], steps: tuple[int, int], tmp_path: Path) -> None:
-    QUICK(given(**POINTS)(lambda part, how: check_first(first, tmp_path, part, how, steps[0])))()
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
+def test_a_first_build_stopped_anywhere(first: tuple[Path, Path], tmp_path: Path, chosen: settings) -> None:
+    check = partial(check_first, first, tmp_path / "set")
+    at_points(check, lambda: make(tmp_path / "counted", first[0], FIELDS), chosen)
 
 
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
 def test_a_later_build_stopped_anywhere(
-    first: tuple[Path, Path], second: tuple[Path, Path], steps: tuple[int, int], tmp_path: Path
+    first: tuple[Path, Path], second: tuple[Path, Path], tmp_path: Path, chosen: settings
 ) -> None:
-    QUICK(given(**POINTS)(lambda part, how: check_second(first, second, tmp_path, part, how, steps[1])))()
+    shutil.copytree(first[1], tmp_path / "counted")
+    check = partial(check_later, first[1], second[0], second[1], tmp_path / "set")
+    at_points(check, lambda: make(tmp_path / "counted", second[0], FIELDS, 2), chosen)
 
 
-@pytest.mark.long
-def test_builds_stopped_at_many_points(
-    first: tuple[Path, Path], second: tuple[Path, Path], steps: tuple[int, int], tmp_path: Path
-) -> None:
-    def both(part: float, how: How) -> None:
-        check_first(first, tmp_path, part, how, steps[0])
-        check_second(first, second, tmp_path, part, how, steps[1])
-
-    LONG(given(**POINTS)(both))()
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
+def test_a_retry_stopped_anywhere(second: tuple[Path, Path], retried: Path, tmp_path: Path, chosen: settings) -> None:
+    shutil.copytree(second[1], tmp_path / "counted")
+    check = partial(check_later, second[1], second[0], retried, tmp_path / "set", retry=True)
+    at_points(check, lambda: make(tmp_path / "counted", second[0], FIELDS, 2, retry=True), chosen)
 
 
 @pytest.mark.parametrize("kill_at", [23, 41])
@@ -200,11 +205,10 @@ def test_a_child_stopped_anywhere(family: tuple[Path, Path], tmp_path: Path) -> 
     parent, child = tmp_path / "parent", tmp_path / "child"
     shutil.copytree(family[0], parent)
     columns = {path: path.read_bytes() for path in parent.rglob("columns/**/*.*")}
-    total = count(lambda: expand(tmp_path / "whole", parent))
 
-    def check(part: float, how: How) -> None:
+    def check(at: int, how: How) -> None:
         shutil.rmtree(child, ignore_errors=True)
-        stop(lambda: expand(child, parent), 1 + int(part * total), how)
+        stop(lambda: expand(child, parent), at, how)
         with stopping():
             expand(child, parent)
         assert contents(child) == contents(family[1])
@@ -214,6 +218,6 @@ def test_a_child_stopped_anywhere(family: tuple[Path, Path], tmp_path: Path) -> 
         toy.calls.clear()
         assert (expand(child, parent).units, toy.calls) == (0, [])
 
-    QUICK(given(**POINTS)(check))()
+    at_points(check, lambda: expand(tmp_path / "counted", parent), QUICK)
     assert {path: path.read_bytes() for path in columns} == columns
     assert json.loads((child / "request.json").read_text())["parent"] == str(parent)
