@@ -157,23 +157,24 @@ class Backbone:
             raise LikenessError(f"a picture of {height_px} x {width_px} px", allowed=f"multiples of {step}")
         return settings["latent_channels"], height_px // step, width_px // step
 
-    def encode(self, pictures: Tensor, sample: bool = True, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) RGB in [-1, 1] -> (N, C, H/8, W/8) latents as the UNet takes them, in `dtype`, without gradient.
 
         Args:
-            sample: draw from the autoencoder's posterior, as training does; else its mean.
+            noise: of the latents' size and variance 1, to draw from the autoencoder's posterior as training does; None takes its
+                mean.
         """
         self.latent_size(*pictures.shape[-2:])
         with torch.no_grad():
-            moments = self.vae.encode(pictures.to(self.device, self.vae.dtype)).latent_dist.parameters
-        return self.latents(moments, sample, generator)
+            return self.latents(self.vae.encode(pictures.to(self.device, self.vae.dtype)).latent_dist.parameters, noise)
 
-    def latents(self, moments: Tensor, sample: bool = True, generator: torch.Generator | None = None) -> Tensor:
+    def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         """(N, 2C, h, w) mean and log variance, as datasets keep them -> (N, C, h, w) latents; the autoencoder is not loaded."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         posterior = DiagonalGaussianDistribution(moments.to(self.device, torch.float32))
-        return ((posterior.sample(generator) if sample else posterior.mode()) * self.scaling).to(self.dtype)
+        drawn = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        return (drawn * self.scaling).to(self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) latents -> (N, 3, 8h, 8w) RGB in [-1, 1], not clipped; float32; gradients pass where they are on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +36,15 @@ class Condition:
 
     def rows(self, places: Any) -> Condition:
         """Some rows, by slice or by list of numbers (a number may come twice)."""
-        return Condition(*(None if v is None else v[places] for v in (self.context, self.pooled, self.time_ids)))
+        return self._each(lambda column: column[places])
 
     def to(self, like: Tensor) -> Condition:
         """On the device and of the type of a tensor."""
-        return Condition(*(None if v is None else v.to(like) for v in (self.context, self.pooled, self.time_ids)))
+        return self._each(lambda column: column.to(like))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        pooled, sizes = (None if column is None else change(column) for column in (self.pooled, self.time_ids))
+        return Condition(change(self.context), pooled, sizes)
 
     def arguments(self) -> dict[str, Any]:
         """As a UNet of diffusers takes them.
@@ -62,31 +66,40 @@ def joined(conditions: Sequence[Condition]) -> Condition:
     return Condition(*(None if any(v is None for v in column) else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
-def encode_prompts(
-    backbone: Backbone, prompts: Sequence[str], negatives: Sequence[str] | None = None
-) -> tuple[Condition, Condition]:
-    """Conditions of prompts and of their negatives, by diffusers' own `encode_prompt`; gradients pass where they are on.
+def encode_prompts(backbone: Backbone, prompts: Sequence[str]) -> Condition:
+    """The condition of prompts, by diffusers' own `encode_prompt`; gradients pass where they are on.
 
     Tokens added by `Placeholders` are expanded to all their vectors. Prompts longer than the tokenizer's 77 tokens lose their end;
     a warning says what.
+    """
+    found = _encoded(backbone, prompts, False, None)
+    return Condition(found[0], found[2]) if backbone.family == "sdxl" else Condition(found[0])
+
+
+def encode_pairs(backbone: Backbone, prompts: Sequence[str], negatives: Sequence[str] | None = None) -> tuple[Condition, Condition]:
+    """Conditions of prompts and of their negatives, as `encode_prompts`, for guidance.
 
     Args:
         negatives: one each; None for the unconditional input of the family: the empty prompt, for SDXL zeros where the folder
             asks for that (`force_zeros_for_empty_prompt`), as published.
     """
-    pipeline = _text_pipeline(backbone)
-    texts = [*prompts, *(negatives or [])]
-    for tokenizer in backbone.tokenizers:
-        warn_of_cuts(tokenizer, [pipeline.maybe_convert_prompt(text, tokenizer) for text in texts])
-    with _quiet(type(pipeline).__module__, "transformers.tokenization_utils_base"):
-        found = pipeline.encode_prompt(
-            list(prompts), device=backbone.device, num_images_per_prompt=1, do_classifier_free_guidance=True,
-            negative_prompt=None if negatives is None else list(negatives),
-        )  # fmt: skip
+    found = _encoded(backbone, prompts, True, negatives)
     if backbone.family == "sdxl":
         context, negative, pooled, negative_pooled = found
         return Condition(context, pooled), Condition(negative, negative_pooled)
     return Condition(found[0]), Condition(found[1])
+
+
+def _encoded(backbone: Backbone, prompts: Sequence[str], pairs: bool, negatives: Sequence[str] | None) -> tuple[Any, ...]:
+    pipeline = _text_pipeline(backbone)
+    for tokenizer in backbone.tokenizers:
+        texts = [pipeline.maybe_convert_prompt(text, tokenizer) for text in (*prompts, *(negatives or ()))]
+        warn_of_cuts(tokenizer, texts)
+    with _quiet(type(pipeline).__module__, "transformers.tokenization_utils_base"):
+        return pipeline.encode_prompt(
+            list(prompts), device=backbone.device, num_images_per_prompt=1, do_classifier_free_guidance=pairs,
+            negative_prompt=None if negatives is None else list(negatives),
+        )  # fmt: skip
 
 
 def warn_of_cuts(tokenizer: Any, texts: Sequence[str]) -> list[str]:
@@ -125,8 +138,8 @@ def predict(
     if negative is None or scale == 1:
         return unet(latents, t, **positive.arguments(), **more).sample
     both = joined([negative, positive])
-    halves = unet(torch.cat([latents, latents]), t, **both.arguments(), **more).sample
-    return guided(*halves.chunk(2), scale)
+    unconditional, conditional = unet(torch.cat([latents, latents]), t, **both.arguments(), **more).sample.chunk(2)
+    return guided(unconditional, conditional, scale)
 
 
 @dataclass(frozen=True)

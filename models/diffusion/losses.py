@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,10 +37,12 @@ def diffusion_loss(
     return losses if min_snr_gamma is None else losses * min_snr_weight(alpha_bar, t, prediction, min_snr_gamma).to(losses)
 
 
-def masked_error(output: Tensor, wanted: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(N,) mean squared error, or with a mask sum(mask error) / sum(mask): small and large masks count alike.
+def masked_error(output: Tensor, wanted: Tensor, mask: Tensor | None = None, over: Literal["mask", "all"] = "mask") -> Tensor:
+    """(N,) mean squared error, within a mask where there is one. An example whose mask is empty has loss 0 and no gradient.
 
-    An example whose mask is empty has loss 0 and no gradient.
+    Args:
+        over: what a masked sum is divided by: "mask" the mask's own sum, so that small and large masks count alike; "all" the
+            number of values, as some published trainers have it (StableIdentity).
 
     Raises:
         LikenessError: the mask does not broadcast to the output.
@@ -49,6 +53,8 @@ def masked_error(output: Tensor, wanted: Tensor, mask: Tensor | None = None) -> 
     if mask.ndim != error.ndim or any(m not in (1, e) for m, e in zip(mask.shape, error.shape, strict=True)):
         raise LikenessError(f"mask {tuple(mask.shape)} for a loss over {tuple(error.shape)}", allowed="equal axes, or of length 1")
     weight = mask.to(error).expand_as(error).flatten(1)
+    if over == "all":
+        return (weight * error.flatten(1)).mean(1)
     total = weight.sum(1)
     return (weight * error.flatten(1)).sum(1) / torch.where(total > 0, total, torch.ones_like(total))
 

@@ -108,7 +108,8 @@ def tiny_tokenizer(padding: str = END) -> Any:
     merges = _merges(sorted(WORDS))
     vocabulary = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges), START, END]
     numbers = {token: number for number, token in enumerate(vocabulary)}
-    return CLIPTokenizer(numbers, merges, model_max_length=TOKENS, pad_token=padding)
+    kind: Any = CLIPTokenizer  # takes pairs too, which its annotation leaves out
+    return kind(numbers, merges, model_max_length=TOKENS, pad_token=padding)
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:
@@ -142,7 +143,7 @@ def _text_encoder(tokenizer: Any, dims: int, activation: str, projected: int) ->
     return network
 
 
-def _autoencoder(scaling: float) -> nn.Module:
+def _autoencoder(scaling: float) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -151,7 +152,7 @@ def _autoencoder(scaling: float) -> nn.Module:
     )  # fmt: skip
 
 
-def _unet(shape: dict[str, Any], width: int) -> nn.Module:
+def _unet(shape: dict[str, Any], width: int) -> Any:
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in shape["attention"])

@@ -112,7 +112,7 @@ def test_parts_load_one_by_one(folders, tmp_path):
     shutil.copy(folders["sd15"] / "vae" / "config.json", tmp_path / "vae")
     backbone = open_backbone(tmp_path)
     moments = torch.randn(2, 8, 4, 4)
-    assert backbone.latents(moments).shape == (2, 4, 4, 4)
+    assert backbone.latents(moments, torch.randn(2, 4, 4, 4)).shape == (2, 4, 4, 4)
     assert backbone.unet(torch.randn(1, 4, 8, 8), 5, torch.randn(1, 77, 48)).sample.shape == (1, 4, 8, 8)
     assert not any(p.requires_grad for p in backbone.unet.parameters())
     assert not backbone.unet.training
@@ -143,12 +143,12 @@ def test_pictures_to_latents_and_back(folders):
     backbone = open_backbone(folders["sd15"])
     pictures = torch.rand(2, 3, 32, 48) * 2 - 1
     posterior = backbone.vae.encode(pictures).latent_dist
-    torch.testing.assert_close(backbone.encode(pictures, sample=False), posterior.mean * 0.18215)
-    drawn = backbone.encode(pictures, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(backbone.encode(pictures), posterior.mode() * 0.18215)
     noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(drawn, (posterior.mean + posterior.std * noise) * 0.18215)
+    drawn = backbone.encode(pictures, noise)
+    torch.testing.assert_close(drawn, posterior.sample(torch.Generator().manual_seed(3)) * 0.18215)
     column = torch.cat([posterior.mean, posterior.logvar], 1)  # as datasets keep it
-    torch.testing.assert_close(backbone.latents(column, generator=torch.Generator().manual_seed(3)), drawn)
+    torch.testing.assert_close(backbone.latents(column, noise), drawn)
     torch.testing.assert_close(backbone.decode(drawn), backbone.vae.decode(drawn / 0.18215).sample)
     assert backbone.decode(drawn).shape == pictures.shape
 
@@ -160,7 +160,7 @@ def test_sdxl_autoencoder_keeps_float32_unless_mended(folders, tmp_path, mended,
     file.write_text(json.dumps(json.loads(file.read_text()) | {"force_upcast": not mended}))
     backbone = open_backbone(folder, dtype=torch.bfloat16)
     assert (backbone.vae.dtype, backbone.unet.dtype) == (wanted, torch.bfloat16)
-    latents = backbone.encode(torch.rand(1, 3, 16, 16), sample=False)
+    latents = backbone.encode(torch.rand(1, 3, 16, 16))
     assert latents.dtype == torch.bfloat16
     assert backbone.decode(latents).dtype == torch.float32
 

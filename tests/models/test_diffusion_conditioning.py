@@ -15,6 +15,7 @@ from models.diffusion.conditioning import (
     Condition,
     ConditionDropout,
     Placeholders,
+    encode_pairs,
     encode_prompts,
     guided,
     joined,
@@ -44,14 +45,17 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def test_prompts_as_the_pipelines_encode_them(family, negatives, folders):
     backbone = open_backbone(folders[family])
     pipeline = DiffusionPipeline.from_pretrained(folders[family], local_files_only=True)
-    positive, negative = encode_prompts(backbone, PROMPTS, negatives)
+    positive, negative = encode_pairs(backbone, PROMPTS, negatives)
     theirs = pipeline.encode_prompt(PROMPTS, "cpu", 1, True, negatives) if family != "sdxl" else pipeline.encode_prompt(
         PROMPTS, negative_prompt=negatives
     )  # fmt: skip
     assert torch.equal(positive.context, theirs[0])
     assert torch.equal(negative.context, theirs[1])
+    alone = encode_prompts(backbone, PROMPTS)
+    assert torch.equal(alone.context, theirs[0])
     if family == "sdxl":
         assert torch.equal(positive.pooled, theirs[2])
+        assert torch.equal(alone.pooled, theirs[2])
         assert torch.equal(negative.pooled, theirs[3])
         assert (negative.context.abs().max() == 0) == (negatives is None)
     assert (positive.context[0] - positive.context[1]).abs().max() > 0.1
@@ -61,9 +65,9 @@ def test_prompts_as_the_pipelines_encode_them(family, negatives, folders):
 def test_a_prompt_that_is_cut_is_told(folders, caplog):
     backbone = open_backbone(folders["sd15"])
     with caplog.at_level(logging.WARNING):
-        encode_prompts(backbone, ["face " * 75])
+        encode_pairs(backbone, ["face " * 75])
         assert not caplog.records
-        encode_prompts(backbone, ["face " * 75 + "red hat"])
+        encode_pairs(backbone, ["face " * 75 + "red hat"])
     assert [r.getMessage() for r in caplog.records] == ["a prompt of 79 tokens is cut to 77: 'red hat' is lost"]
     assert warn_of_cuts(backbone.tokenizer, ["a man", "face " * 76]) == ["", "face"]
 
@@ -76,7 +80,7 @@ def test_placeholders_teach_their_vectors_and_nothing_else(family, folders):
     optimiser = torch.optim.AdamW(words.parameters(), lr=0.1, weight_decay=0.1)
     started = {name: rows.detach().clone() for name, rows in words.vectors.items()}
     with words.inserted(backbone):
-        positive, _ = encode_prompts(backbone, ["a photo of <face>", "a man"])
+        positive, _ = encode_pairs(backbone, ["a photo of <face>", "a man"])
         (positive.context**2).mean().backward()
     optimiser.step()
     for name, rows in words.vectors.items():
@@ -93,11 +97,11 @@ def test_placeholders_teach_their_vectors_and_nothing_else(family, folders):
 def test_a_placeholder_with_the_vector_of_a_word_is_that_word(family, folders):
     """Also what is read at the end of the text: a number above the end token's must not be taken for it."""
     backbone = open_backbone(folders[family])
-    plain, _ = encode_prompts(backbone, ["a photo of face smiling"])
+    plain, _ = encode_pairs(backbone, ["a photo of face smiling"])
     words = Placeholders(backbone, {"<v>": 1}, start="face")
     with words.inserted(backbone):
-        ours, _ = encode_prompts(backbone, ["a photo of <v> smiling"])
-        same, _ = encode_prompts(backbone, ["a photo of face smiling"])
+        ours, _ = encode_pairs(backbone, ["a photo of <v> smiling"])
+        same, _ = encode_pairs(backbone, ["a photo of face smiling"])
     assert torch.equal(ours.context, plain.context)
     assert torch.equal(same.context, plain.context)
     if family == "sdxl":
@@ -111,10 +115,10 @@ def test_the_end_is_found_where_it_is_the_highest_number(folders):
     for module in (encoder, *encoder.modules()):
         if hasattr(module, "eos_token_id"):
             module.eos_token_id = 2
-    plain, _ = encode_prompts(backbone, ["a photo of face smiling"])
+    plain, _ = encode_pairs(backbone, ["a photo of face smiling"])
     words = Placeholders(backbone, {"<v>": 1}, start="face")
     with words.inserted(backbone):
-        ours, _ = encode_prompts(backbone, ["a photo of <v> smiling"])
+        ours, _ = encode_pairs(backbone, ["a photo of <v> smiling"])
     assert torch.equal(ours.pooled, plain.pooled)
 
 
@@ -123,12 +127,12 @@ def test_vectors_of_its_own_for_each_prompt(folders):
     words = Placeholders(backbone, {"<v>": 2})
     own = torch.randn(2, 2, 48, requires_grad=True)
     with words.inserted(backbone, {"text_encoder": own}):
-        both, _ = encode_prompts(backbone, ["<v> in the city", "<v> in the city"])
+        both, _ = encode_pairs(backbone, ["<v> in the city", "<v> in the city"])
         with pytest.raises(LikenessError, match="vectors for 2 prompts"):
-            encode_prompts(backbone, ["<v>"] * 3)
+            encode_pairs(backbone, ["<v>"] * 3)
     for row in range(2):
         with words.inserted(backbone, {"text_encoder": own[row]}):
-            alone, _ = encode_prompts(backbone, ["<v> in the city"])
+            alone, _ = encode_pairs(backbone, ["<v> in the city"])
         torch.testing.assert_close(alone.context[0], both.context[row], rtol=1e-5, atol=1e-5)
     assert (both.context[0] - both.context[1]).abs().max() > 0.1
     both.context[1].sum().backward()
@@ -141,7 +145,7 @@ def test_published_files_load_in_diffusers(family, folders, tmp_path):
     backbone = open_backbone(folders[family])
     words = Placeholders(backbone, {"<face>": 3})
     with words.inserted(backbone):
-        ours, _ = encode_prompts(backbone, ["a photo of <face> with a hat"])
+        ours, _ = encode_pairs(backbone, ["a photo of <face> with a hat"])
     pipeline = DiffusionPipeline.from_pretrained(folders[family], local_files_only=True)
     for name, tensors in words.published().items():
         save_file(tensors, tmp_path / f"{name}.safetensors")
@@ -172,7 +176,7 @@ def test_placeholders_that_are_refused(folders):
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_guidance_in_one_call(family, folders):
     backbone = open_backbone(folders[family])
-    positive, negative = encode_prompts(backbone, PROMPTS)
+    positive, negative = encode_pairs(backbone, PROMPTS)
     if family == "sdxl":
         with pytest.raises(LikenessError, match="without sizes"):
             predict(backbone.unet, torch.randn(2, 4, 8, 8), 5, positive, None, 1.0)

@@ -120,6 +120,7 @@ def test_loss_with_and_without_mask():
     half = ones.clone()
     half[..., 2:] = 0
     torch.testing.assert_close(masked_error(output, noise, half), ((output - noise)[..., :2] ** 2).mean((1, 2, 3)))
+    torch.testing.assert_close(masked_error(output, noise, half, over="all"), (half * (output - noise) ** 2).mean((1, 2, 3)))
     weighted = diffusion_loss(output, x0, noise, T, ALPHA_BAR, "v_prediction", min_snr_gamma=5.0)
     by_hand = ((output - velocity(x0, noise, T, ALPHA_BAR)) ** 2).mean((1, 2, 3)) * min_snr_weight(ALPHA_BAR, T, "v_prediction")
     torch.testing.assert_close(weighted, by_hand)

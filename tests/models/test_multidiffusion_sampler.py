@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline as Pipeline
 
 from infra.errors import LikenessError
 from models.diffusion.backbone import open_backbone
-from models.diffusion.conditioning import encode_prompts, predict
+from models.diffusion.conditioning import encode_pairs, predict
 from models.diffusion.tiny import tiny_backbone
 from models.diffusion.windows import fuse, gaussian, grid
 from models.multidiffusion.sampler import panorama, prompt_masks, regions
@@ -34,7 +34,7 @@ def backbone(tmp_path_factory):
 def network(backbone):
     """Guided UNet; crop n is drawn with prompt n modulo 3, or all with the first."""
     with torch.no_grad():
-        positive, negative = encode_prompts(backbone, PROMPTS)
+        positive, negative = encode_pairs(backbone, PROMPTS)
 
     def of(prompts):
         def run(crops, time, numbers):
@@ -73,9 +73,7 @@ def test_one_window_is_the_plain_pipeline(backbone, network, kind):
         generator=torch.Generator().manual_seed(5),
     ).images[0]  # fmt: skip
     ours = last(
-        panorama(
-            network(1), noise, grid([8, 8], 8, 4), scheduler(backbone, kind), generator=torch.Generator().manual_seed(5)
-        )
+        panorama(network(1), noise, grid([8, 8], 8, 4), scheduler(backbone, kind), generator=torch.Generator().manual_seed(5))
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -98,9 +96,7 @@ def test_joined_before_or_after_the_step_is_the_same(backbone, network):
 def test_rolled_noise_rolls_a_circular_panorama(backbone, network):
     noise = torch.randn(4, 8, 16)
     windows = grid([8, 16], 8, 4, ("flush", "circular"))
-    straight, rolled = (
-        last(panorama(network(1), start, windows, scheduler(backbone))) for start in (noise, noise.roll(8, -1))
-    )
+    straight, rolled = (last(panorama(network(1), start, windows, scheduler(backbone))) for start in (noise, noise.roll(8, -1)))
     torch.testing.assert_close(rolled, straight.roll(8, -1), rtol=1e-4, atol=1e-4)
     flat = last(panorama(network(1), noise, grid([8, 16], 8, 4), scheduler(backbone)))
     assert (flat - straight).abs().max() > 0.01
