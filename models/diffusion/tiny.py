@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,21 @@ def tiny_tokenizer(padding: str = END) -> Any:
 
     Byte-pair encoding as of Sennrich et al. 2016 (arXiv 1508.07909).
     """
+    return clip_tokenizer(_merges(sorted(WORDS)), padding)
+
+
+def clip_tokenizer(merges: Sequence[tuple[str, str]], padding: str = END) -> Any:
+    """A CLIPTokenizer with a list of merges, tokens numbered as OpenAI numbers them: bytes, bytes that end a word, merges, marks.
+
+    With OpenAI's own 48 894 merges it is the published tokenizer.
+    """
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())  # the 256 bytes as characters that can be seen, in CLIP's order
-    merges = _merges(sorted(WORDS))
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges), START, END]
-    numbers = {token: number for number, token in enumerate(vocabulary)}
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges), START, END]
     kind: Any = CLIPTokenizer  # takes pairs too, which its annotation leaves out
-    return kind(numbers, merges, model_max_length=TOKENS, pad_token=padding)
+    return kind({token: number for number, token in enumerate(tokens)}, list(merges), model_max_length=TOKENS, pad_token=padding)
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Prompts as diffusers' pipelines encode them, placeholders that touch no other word, guidance and condition dropout."""
+"""Prompts as diffusers' pipelines encode them, guidance and condition dropout."""
 
 import logging
 from pathlib import Path
@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 from infra.errors import LikenessError
 from models.diffusion.backbone import FAMILIES, open_backbone
 from models.diffusion.conditioning import (
     Condition,
     ConditionDropout,
-    Placeholders,
     encode_pairs,
     encode_prompts,
     guided,
@@ -70,107 +68,6 @@ def test_a_prompt_that_is_cut_is_told(folders, caplog):
         encode_pairs(backbone, ["face " * 75 + "red hat"])
     assert [r.getMessage() for r in caplog.records] == ["a prompt of 79 tokens is cut to 77: 'red hat' is lost"]
     assert warn_of_cuts(backbone.tokenizer, ["a man", "face " * 76]) == ["", "face"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_placeholders_teach_their_vectors_and_nothing_else(family, folders):
-    backbone = open_backbone(folders[family])
-    before = [{k: v.clone() for k, v in e.state_dict().items()} for e in backbone.text_encoders]
-    words = Placeholders(backbone, {"<face>": 2, "<style>": 1}, start="face")
-    optimiser = torch.optim.AdamW(words.parameters(), lr=0.1, weight_decay=0.1)
-    started = {name: rows.detach().clone() for name, rows in words.vectors.items()}
-    with words.inserted(backbone):
-        positive, _ = encode_pairs(backbone, ["a photo of <face>", "a man"])
-        (positive.context**2).mean().backward()
-    optimiser.step()
-    for name, rows in words.vectors.items():
-        moved = (rows - started[name]).abs().amax(1)
-        assert (rows.grad[:2].abs().amax(1) > 0).all()
-        assert (moved[:2] > 0.05).all()
-        assert rows.grad[2].abs().max() == 0  # "<style>" was in no prompt
-    for encoder, state in zip(backbone.text_encoders, before, strict=True):
-        assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
-        assert encoder._forward_pre_hooks == {}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_placeholder_with_the_vector_of_a_word_is_that_word(family, folders):
-    """Also what is read at the end of the text: a number above the end token's must not be taken for it."""
-    backbone = open_backbone(folders[family])
-    plain, _ = encode_pairs(backbone, ["a photo of face smiling"])
-    words = Placeholders(backbone, {"<v>": 1}, start="face")
-    with words.inserted(backbone):
-        ours, _ = encode_pairs(backbone, ["a photo of <v> smiling"])
-        same, _ = encode_pairs(backbone, ["a photo of face smiling"])
-    assert torch.equal(ours.context, plain.context)
-    assert torch.equal(same.context, plain.context)
-    if family == "sdxl":
-        assert torch.equal(ours.pooled, plain.pooled)
-
-
-def test_the_end_is_found_where_it_is_the_highest_number(folders):
-    """Published SDXL text encoders have eos_token_id 2, for which transformers takes the highest number of a text as its end."""
-    backbone = open_backbone(folders["sdxl"])
-    encoder = backbone.text_encoder_2
-    for module in (encoder, *encoder.modules()):
-        if hasattr(module, "eos_token_id"):
-            module.eos_token_id = 2
-    plain, _ = encode_pairs(backbone, ["a photo of face smiling"])
-    words = Placeholders(backbone, {"<v>": 1}, start="face")
-    with words.inserted(backbone):
-        ours, _ = encode_pairs(backbone, ["a photo of <v> smiling"])
-    assert torch.equal(ours.pooled, plain.pooled)
-
-
-def test_vectors_of_its_own_for_each_prompt(folders):
-    backbone = open_backbone(folders["sd15"])
-    words = Placeholders(backbone, {"<v>": 2})
-    own = torch.randn(2, 2, 48, requires_grad=True)
-    with words.inserted(backbone, {"text_encoder": own}):
-        both, _ = encode_pairs(backbone, ["<v> in the city", "<v> in the city"])
-        with pytest.raises(LikenessError, match="vectors for 2 prompts"):
-            encode_pairs(backbone, ["<v>"] * 3)
-    for row in range(2):
-        with words.inserted(backbone, {"text_encoder": own[row]}):
-            alone, _ = encode_pairs(backbone, ["<v> in the city"])
-        torch.testing.assert_close(alone.context[0], both.context[row], rtol=1e-5, atol=1e-5)
-    assert (both.context[0] - both.context[1]).abs().max() > 0.1
-    both.context[1].sum().backward()
-    assert own.grad[0].abs().max() == 0
-    assert own.grad[1].abs().amax(-1).min() > 0
-
-
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_published_files_load_in_diffusers(family, folders, tmp_path):
-    backbone = open_backbone(folders[family])
-    words = Placeholders(backbone, {"<face>": 3})
-    with words.inserted(backbone):
-        ours, _ = encode_pairs(backbone, ["a photo of <face> with a hat"])
-    pipeline = DiffusionPipeline.from_pretrained(folders[family], local_files_only=True)
-    for name, tensors in words.published().items():
-        save_file(tensors, tmp_path / f"{name}.safetensors")
-        tail = name.removeprefix("text_encoder")
-        pipeline.load_textual_inversion(
-            load_file(tmp_path / f"{name}.safetensors"), token="<face>",
-            text_encoder=getattr(pipeline, name), tokenizer=getattr(pipeline, f"tokenizer{tail}"),
-        )  # fmt: skip
-    theirs = pipeline.encode_prompt("a photo of <face> with a hat", "cpu", 1, False) if family == "sd15" else (
-        pipeline.encode_prompt("a photo of <face> with a hat")
-    )  # fmt: skip
-    torch.testing.assert_close(ours.context, theirs[0], rtol=1e-5, atol=1e-5)
-    if family == "sdxl":
-        torch.testing.assert_close(ours.pooled, theirs[2], rtol=1e-5, atol=1e-5)
-
-
-def test_placeholders_that_are_refused(folders):
-    backbone = open_backbone(folders["sd15"])
-    for word in ("face", "face</w>", "<|endoftext|>"):
-        with pytest.raises(LikenessError, match="is a word"):
-            Placeholders(backbone, {word: 1})
-    with pytest.raises(LikenessError, match="0 vectors"):
-        Placeholders(backbone, {"<x>": 0})
-    first = Placeholders(backbone, {"<x>": 1})
-    assert Placeholders(backbone, {"<x>": 1}).ids == first.ids  # of one backbone, by name
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
