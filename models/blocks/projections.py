@@ -41,7 +41,7 @@ class FullFaceProjection(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.proj(tokens.to(self.proj[0].weight.dtype))
+        return self.proj(tokens.to(next(self.parameters()).dtype))
 
 
 class FaceIDProjection(nn.Module):

@@ -71,9 +71,10 @@ class Perceiver(nn.Module):
     def resample(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """(B, M, dim) latents and (B, N, embedding_dim) tokens -> (B, M, output_dim)."""
         tokens = self.proj_in(tokens)
-        for attention, widen in self.layers:  # type: ignore[misc]
-            latents = latents + attention(tokens, latents)
-            latents = latents + widen(latents)
+        for layer in self.layers:
+            attention, widen = layer  # type: ignore[misc]
+            latents = latents + attention(tokens, latents)  # type: ignore[has-type]
+            latents = latents + widen(latents)  # type: ignore[has-type]
         return self.norm_out(self.proj_out(latents))
 
 

@@ -14,7 +14,7 @@ injected tensors; and nothing is recorded twice. So backward belongs inside the 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ def attention_hooks(
     session = AttentionHooks(keep_graph, store_dtype, store_device)
     layers = {name: _layer(network, name) for name in hooks}
     around = {id(network.get_submodule(".".join(name.split(".")[:end]))) for name in hooks for end in range(name.count(".") + 2)}
-    checkpointing = [module for module in network.modules() if getattr(module, "gradient_checkpointing", False)]
+    checkpointing: list[Any] = [module for module in network.modules() if getattr(module, "gradient_checkpointing", False)]
     originals = [(module, module._gradient_checkpointing_func) for module in checkpointing]
 
     def remembering(original: Callable) -> Callable:
@@ -84,6 +84,11 @@ def attention_hooks(
         return checkpoint
 
     def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if torch._C._current_graph_task_id() != -1:  # inside backward, as torch.utils.checkpoint asks it
+            raise LikenessError(
+                "the whole network is recomputed in backward, so its hooks can't tell which call that is",
+                fix="checkpoint its blocks: enable_gradient_checkpointing()",
+            )
         now = [each for each in module.modules() if getattr(each, "gradient_checkpointing", False)]
         if now != checkpointing:
             raise LikenessError(
@@ -99,7 +104,7 @@ def attention_hooks(
         for name, layer in layers.items():
             layer.__dict__["processor"] = HookedProcessor(name, hooks[name], layer.processor, session)
         for module, original in originals:
-            module._gradient_checkpointing_func = remembering(original)  # type: ignore[assignment]
+            module._gradient_checkpointing_func = remembering(original)
         yield session
     finally:
         session._closed = True
@@ -113,10 +118,9 @@ def attention_hooks(
 
 
 def _layer(network: nn.Module, name: str) -> Any:
-    try:
+    layer: Any = None
+    with suppress(AttributeError):
         layer = network.get_submodule(name)
-    except AttributeError:
-        layer = None
     if not hasattr(layer, "to_q") or not hasattr(layer, "processor"):
         some = [each for each, module in network.named_modules() if hasattr(module, "to_q") and hasattr(module, "processor")]
         raise LikenessError(

@@ -27,8 +27,8 @@ def attend(
     """
     if not with_probabilities:
         # No scale where none is wanted: the kernel's own is what diffusers' processors use, to the last bit.
-        scale = {} if temperature == 1 else {"scale": temperature / math.sqrt(query.shape[-1])}
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **scale)
+        scale = None if temperature == 1 else temperature / math.sqrt(query.shape[-1])
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
         return out.transpose(1, 2).flatten(2).to(query.dtype), None
     logits = query @ key.transpose(-2, -1) * (temperature / math.sqrt(query.shape[-1]))
     logits = logits if mask is None else logits + mask

@@ -182,7 +182,9 @@ class HookedProcessor:
         query, key, value = split(attn.to_q(hidden_states)), split(attn.to_k(context)), split(attn.to_v(context))
         query = query if attn.norm_q is None else attn.norm_q(query)
         key = key if attn.norm_k is None else attn.norm_k(key)
-        parts = {part: tensor for part, tensor in (("query", query), ("key", key), ("value", value)) if part in hook.record}
+        parts: dict[str, Tensor] = {
+            part: tensor for part, tensor in (("query", query), ("key", key), ("value", value)) if part in hook.record
+        }
 
         temperature = 1.0
         if edit is not None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
-from diffusers.models.controlnets.controlnet import ControlNetOutput
+from diffusers.models.controlnets.controlnet import ControlNetModel, ControlNetOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 

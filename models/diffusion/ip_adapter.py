@@ -44,7 +44,8 @@ class IPAdapter(nn.Module):
     def for_unet(cls, unet: nn.Module, image_proj: Projection, lora_rank: int = 0) -> IPAdapter:
         """A new adapter to train: keys and values begin as copies of the layer's own for text, low-rank parts as nothing.
 
-        So at scale 1 the first output is not the base model's; only scale 0 is.
+        So at scale 1 the first output is not the base model's; only scale 0 is. The weights are float32 whatever the UNet's are:
+        beside a bf16 UNet train under autocast, and generate with `adapter.to(unet.dtype)`.
         """
         layers: dict[str, nn.Module] = {}
         for number, name in enumerate(attention_names(unet)):
@@ -88,12 +89,12 @@ class IPAdapter(nn.Module):
                 number, *path, last = key.split(".")
                 if last != "weight" or value.ndim != 2 or not number.isdigit() or not path:
                     raise LikenessError(f"{key!r} is no key of an IP-Adapter", allowed="N.to_k_ip.weight, N.to_q_lora.down.weight")
-                inside = layers.setdefault(number, nn.ModuleDict())
+                inside: Any = layers.setdefault(number, nn.ModuleDict())
                 for step in path[:-1]:
-                    if step not in inside:  # type: ignore[operator]
-                        inside[step] = nn.ModuleDict()  # type: ignore[index]
-                    inside = inside[step]  # type: ignore[index]
-                inside[path[-1]] = nn.Linear(value.shape[1], value.shape[0], bias=False)  # type: ignore[index]
+                    if step not in inside:
+                        inside[step] = nn.ModuleDict()
+                    inside = inside[step]
+                inside[path[-1]] = nn.Linear(value.shape[1], value.shape[0], bias=False)
         adapter = cls(projection_for(weights["image_proj"]), layers)
         state = {f"{part}.{key}": value for part in ("image_proj", "ip_adapter") for key, value in weights[part].items()}
         found = difference(state, {key: tuple(value.shape) for key, value in adapter.state_dict().items()})
@@ -292,8 +293,8 @@ def _check_fit(unet: nn.Module, names: list[str], adapter: IPAdapter) -> None:
 
 
 def _copy(linear: Any) -> nn.Linear:
-    made = nn.Linear(linear.in_features, linear.out_features, bias=False, device=linear.weight.device, dtype=linear.weight.dtype)
-    made.load_state_dict({"weight": linear.weight.detach().clone()})
+    made = nn.Linear(linear.in_features, linear.out_features, bias=False, device=linear.weight.device)
+    made.load_state_dict({"weight": linear.weight.detach()})
     return made
 
 

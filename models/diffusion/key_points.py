@@ -43,7 +43,7 @@ def draw_key_points(points: np.ndarray, height: int, width: int) -> np.ndarray:
             360,
             1,
         )
-        cv2.fillConvexPoly(canvas, limb, COLOURS[index])
+        cv2.fillConvexPoly(canvas, np.array(limb), COLOURS[index])
     canvas = (canvas * LIMB_BRIGHTNESS).astype(np.uint8)
     for (x, y), colour in zip(points, COLOURS, strict=True):
         cv2.circle(canvas, (int(x), int(y)), POINT_RADIUS_PX, colour, -1)

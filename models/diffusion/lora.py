@@ -49,7 +49,7 @@ def add_lora(
         )
     config = LoraConfig(
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]
         target_modules=list(targets),
         init_lora_weights="gaussian",  # type: ignore[arg-type]
     )
@@ -99,7 +99,8 @@ def save_lora(folder: str | Path, name: str = "default", **models: Any) -> Path:
     arguments: dict[str, Any] = {}
     for component, model in models.items():
         _need(model, name)
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(model, adapter_name=name))
+        # Embedding layers are never part of it; "auto" would ask the hub about the base model.
+        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
         arguments[f"{component}_lora_layers"] = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
         arguments[f"{component}_lora_adapter_metadata"] = _settings(model.peft_config[name])
     # SDXL's writer knows all three components; for one or two it writes what SD's does.

@@ -172,9 +172,11 @@ def test_rows_of_two_samples_keep_their_places(net):
     other = torch.randn(2, 8, 64, 8)
     with torch.no_grad(), attention_hooks(net, {SELF[0]: Hook(edit=Edit(key=other, value=other))}):
         got = net(latents, time, text).sample
-    with torch.no_grad(), attention_hooks(net, {SELF[0]: Hook(edit=Edit(key=other[1:], value=other[1:]))}):
-        alone = net(latents[3:], time[3:], text[3:]).sample
-    assert torch.allclose(got[3:], alone, atol=1e-5)
+    for row in range(4):
+        mine = other[row % 2][None]
+        with torch.no_grad(), attention_hooks(net, {SELF[0]: Hook(edit=Edit(key=mine, value=mine))}):
+            alone = net(latents[row : row + 1], time[row : row + 1], text[row : row + 1]).sample
+        assert torch.allclose(got[row : row + 1], alone, atol=1e-5)
 
 
 def step(net, checkpointing: bool) -> dict[str, torch.Tensor]:
@@ -241,6 +243,39 @@ def test_backward_after_the_hooks_is_refused(net):
         net.disable_gradient_checkpointing()
         with pytest.raises(LikenessError, match="switched while"):
             net(*inputs())
+
+
+def test_a_network_recomputed_as_a_whole_is_refused(net):
+    from torch.utils.checkpoint import checkpoint
+
+    net.train()
+    with attention_hooks(net, {SELF[0]: Hook(record=("key",))}) as hooks:
+        loss = checkpoint(net, *inputs(), use_reentrant=False).sample.mean()
+        with pytest.raises(LikenessError, match="whole network is recomputed"):
+            loss.backward()
+    assert len(hooks.records) == 1
+
+
+def test_a_half_precision_network_under_autocast(net):
+    """A frozen bf16 UNet, an adapter in float32: the loop's way. The gradients are near those of float32 throughout."""
+    adapter = IPAdapter.for_unet(net, ImageProjection(CONTEXT, 24))
+    embeds = {"added_cond_kwargs": {"image_embeds": [torch.randn(2, 1, 24)]}}
+    net.train().requires_grad_(False)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        net.to(dtype).enable_gradient_checkpointing()
+        adapter.zero_grad()
+        with (
+            install(net, adapter),
+            torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16),
+            attention_hooks(net, {CROSS[0]: Hook(record=("probabilities",), edit=Edit(temperature=1.2))}, keep_graph=True) as hooks,
+        ):
+            out = net(*inputs(), **embeds).sample
+            (out.float().square().mean() + hooks.records[CROSS[0], 0].probabilities.float().square().sum()).backward()
+        found[dtype] = gradients(adapter)
+    assert {grad.dtype for grad in found[torch.bfloat16].values()} == {torch.float32}
+    for name, grad in found[torch.float32].items():
+        assert torch.nn.functional.cosine_similarity(grad.flatten(), found[torch.bfloat16][name].flatten(), dim=0) > 0.98, name
 
 
 def test_an_image_branch_by_its_definition(net):

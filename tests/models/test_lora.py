@@ -106,8 +106,8 @@ def test_alpha_comes_back(alpha, tmp_path):
 def test_the_file(tmp_path):
     """diffusers' key names; the same adapter, the same bytes; no path of the machine it was made on."""
     model = unet()
-    model.config["_name_or_path"] = "/home/somebody/models/base"
     add_lora(model, rank=4, alpha=2)
+    model.peft_config["default"].base_model_name_or_path = "/home/somebody/models/base"  # as transformers' models have it
     learn(model)
     first, second = save_lora(tmp_path / "a", unet=model), save_lora(tmp_path / "b", unet=model)
     assert first.read_bytes() == second.read_bytes()
