@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from infra import digest
-from infra.storage.atomic import move_into_place, sync, temporary
+from infra.storage.atomic import sync_all, temporary
 from infra.storage.columns import ColumnWriter, Member, parse_index
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
@@ -71,6 +72,30 @@ class StoredShard:
         self.close()
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A shard of a column that is written but not in place yet: its line of the manifest, and files with their places.
+
+    Tar, index, ledger; none where a stored shard stays.
+    """
+
+    entry: ColumnShard
+    scratch: tuple[Path, ...] = ()
+    final: tuple[Path, ...] = ()
+
+
+def publish(shards: Sequence[Finished]) -> None:
+    """Put shards in place, each ledger after the files it vouches for. Their bytes reach the disk before their names do."""
+    sync_all(path for shard in shards for path in shard.scratch)
+    for shard in shards:
+        for path in shard.final[2:]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of an unfinished build with other sources; no manifest names it
+        for scratch, place in zip(shard.scratch, shard.final, strict=True):
+            os.replace(scratch, place)
+    sync_all({path.parent for shard in shards for path in shard.final})
+
+
 class ShardDraft:
     """A shard of a column being written; nothing of it is seen before `commit`."""
 
@@ -85,10 +110,10 @@ class ShardDraft:
         for field, extension, data in members:
             self._writer.add(row.key, field, extension, data)
 
-    def commit(
+    def finish(
         self, revision: int, base: StoredShard | None, inputs: Mapping[str, str], sources: list[dict[str, Any]]
-    ) -> ColumnShard:
-        """Put tar, index and ledger in place, the ledger last; the line of the manifest.
+    ) -> Finished:
+        """Write the rest of tar, index and ledger, still out of sight.
 
         Where the outcome is exactly that of `base`, base stays and the draft is dropped.
         """
@@ -102,15 +127,19 @@ class ShardDraft:
         if base and base.tar.exists() and base.entry().ledger_sha256 == entry.ledger_sha256:
             for scratch in (self._writer.path, idx, ledger):
                 scratch.unlink()
-            return base.entry()
+            return Finished(base.entry())
         if base and base.revision != revision and base.commit.tar_sha256 == sha256:
             _share(base.tar, self._writer.path)
         final = column_files(self.root, self.node.name, self.node.digest, self.shard, revision)
-        final[2].unlink(missing_ok=True)  # of an unfinished build with other sources; no manifest names it
-        for scratch, place in zip((self._writer.path, idx, ledger), final, strict=True):
-            move_into_place(scratch, place)
-        sync(final[2].parent)
-        return entry
+        return Finished(entry, (self._writer.path, idx, ledger), final)
+
+    def commit(
+        self, revision: int, base: StoredShard | None, inputs: Mapping[str, str], sources: list[dict[str, Any]]
+    ) -> ColumnShard:
+        """`finish`, and put the files in place; the line of the manifest."""
+        finished = self.finish(revision, base, inputs, sources)
+        publish([finished])
+        return finished.entry
 
     def discard(self) -> None:
         self._writer.discard()

@@ -35,7 +35,7 @@ from pipelines.dataset.outcome import (
     describe,
     machine_errors,
 )
-from pipelines.dataset.shard import ShardDraft, StoredShard
+from pipelines.dataset.shard import ShardDraft, StoredShard, publish
 from pipelines.dataset.sources import Source, content_digest, given_digest, row_key
 from pipelines.dataset.timed_clip import TimedClip
 from pipelines.dataset.unit import DECODING, Cost, Step, Unit, UnitResult, booked, clip_seconds
@@ -136,6 +136,7 @@ class _Run:
                 self._through_all(row)
         sources = content_digest(self.unit.sources, {r["path"]: r["sha256"] for r in self.records})
         tars = {column: stored.commit.tar_sha256 for column, stored in self.stored.items()}
+        finished = []
         for step in self.unit.steps:
             node = step.node
             is_ingest = node.column == self.unit.ingest.column
@@ -143,8 +144,10 @@ class _Run:
             if node.reads_given:
                 inputs[GIVEN.name] = given_digest(self.unit.sources)
             draft, base = self.drafts.pop(node.column), self.bases.get(node.column)
-            entry = draft.commit(step.revision, base, inputs, self.records if is_ingest else [])
-            self.result.entries[node.column], tars[node.column] = entry, entry.sha256
+            shard = draft.finish(step.revision, base, inputs, self.records if is_ingest else [])
+            finished.append(shard)
+            self.result.entries[node.column], tars[node.column] = shard.entry, shard.entry.sha256
+        publish(finished)
         return self.result
 
     def close(self) -> None:
