@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import overload
 
@@ -63,11 +63,30 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
+ReadPart = Callable[[Path, int, int], bytes]  # file, offset, size
+
+
+def read_part(path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` of a file, which is opened for it.
+
+    Raises:
+        LikenessError: the file ends before.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        data = os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
+    if len(data) != size:
+        raise LikenessError(f"{path.name} ends inside a frame sequence", fix="run `likeness data verify`")
+    return data
+
+
 class FrameSequence:
     """The pictures of one clip, decoded when asked for: `len(seq)`, `seq[i]` and `seq[a:b]`.
 
     Made from the member's bytes, or with `open` from its place in a file, of which then only the trailer (once) and the bytes
-    of the wanted frames are read. Can be sent to another process: a file is opened for each read and never held.
+    of the wanted frames are read. Can be sent to another process: it holds no file open.
 
     Attributes:
         shape: (n, height, width, 3).
@@ -78,13 +97,21 @@ class FrameSequence:
         self._data = data
         self._file: Path | None = None
         self._start = 0
+        self._read_file: ReadPart = read_part
         self._read_trailer(len(data))
 
     @classmethod
-    def open(cls, path: str | os.PathLike, offset: int, size: int, field: Field | None = None) -> FrameSequence:
-        """The sequence in the `size` bytes from `offset` on of a file, such as a member inside a tar; `field` is checked."""
+    def open(
+        cls, path: str | os.PathLike, offset: int, size: int, field: Field | None = None, read: ReadPart | None = None
+    ) -> FrameSequence:
+        """The sequence in the `size` bytes from `offset` on of a file, such as a member inside a tar.
+
+        Args:
+            field: checked, where given.
+            read: reads a part of the file; whoever keeps files open spares opening it for each read.
+        """
         sequence = cls.__new__(cls)
-        sequence._data, sequence._file, sequence._start = b"", Path(path), offset
+        sequence._data, sequence._file, sequence._start, sequence._read_file = b"", Path(path), offset, read or read_part
         sequence._read_trailer(size)
         if field is not None and sequence.shape[1:] != field.shape[1:]:
             raise LikenessError(f"{field.name} has pictures of {sequence.shape[1:]}", allowed=str(field.shape[1:]))
@@ -114,14 +141,7 @@ class FrameSequence:
     def _read(self, start: int, stop: int) -> bytes:
         if self._file is None:
             return self._data[start:stop]
-        descriptor = os.open(self._file, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, stop - start, self._start + start)
-        finally:
-            os.close(descriptor)
-        if len(data) != stop - start:
-            raise LikenessError(f"{self._file.name} ends inside a frame sequence", fix="run `likeness data verify`")
-        return data
+        return self._read_file(self._file, self._start + start, stop - start)
 
     @property
     def present(self) -> np.ndarray:

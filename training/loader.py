@@ -45,7 +45,8 @@ class DatasetRecord:
         if option is None or not self._dataset.has(self._row, option.name):
             raise KeyError(f"{self.key} has no {field}")
         if option.codec == "mjpeg":
-            return FrameSequence.open(*self._dataset.open_member(self._row, option.name), field=option)
+            place = self._dataset.open_member(self._row, option.name)
+            return FrameSequence.open(*place, field=option, read=self._dataset.read_part)
         return decode(option, self._dataset.read(self._row, option.name))
 
 
