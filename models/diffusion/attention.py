@@ -73,8 +73,9 @@ def attention_hooks(
     session = AttentionHooks(keep_graph, store_dtype, store_device)
     layers = {name: _layer(network, name) for name in hooks}
     around = {id(network.get_submodule(".".join(name.split(".")[:end]))) for name in hooks for end in range(name.count(".") + 2)}
-    checkpointing: list[Any] = [module for module in network.modules() if getattr(module, "gradient_checkpointing", False)]
-    originals = [(module, module._gradient_checkpointing_func) for module in checkpointing]
+    switches: list[Any] = [module for module in network.modules() if hasattr(module, "gradient_checkpointing")]
+    switched = [module.gradient_checkpointing for module in switches]
+    originals = [(module, module._gradient_checkpointing_func) for module in switches if module.gradient_checkpointing]
 
     def remembering(original: Callable) -> Callable:
         def checkpoint(block: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,8 +90,7 @@ def attention_hooks(
                 "the whole network is recomputed in backward, so its hooks can't tell which call that is",
                 fix="checkpoint its blocks: enable_gradient_checkpointing()",
             )
-        now = [each for each in module.modules() if getattr(each, "gradient_checkpointing", False)]
-        if now != checkpointing:
+        if [each.gradient_checkpointing for each in switches] != switched:
             raise LikenessError(
                 "gradient checkpointing was switched while attention hooks were installed",
                 fix="call enable_gradient_checkpointing() before attention_hooks",

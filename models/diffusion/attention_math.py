@@ -1,6 +1,7 @@
 """The arithmetic of `models.diffusion.attention`: attention with or without its map, injected tensors, image branches."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,13 @@ from infra.errors import LikenessError
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, temperature: float, with_probabilities: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    with_probabilities: bool = False,
+    reweight: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(temperature * q k' / sqrt(d) + mask) v.
 
@@ -21,11 +28,12 @@ def attend(
         mask: added to the logits, broadcast over (B, heads, queries, keys), or None.
         temperature: factor on the logits.
         with_probabilities: compute the softmax rows too, without fused attention.
+        reweight: makes the rows that are used from the softmax's, (B, heads, queries, keys) both.
 
     Returns:
-        (B, queries, heads * d), and (B, heads, queries, keys) or None.
+        (B, queries, heads * d), and the rows used, (B, heads, queries, keys), or None.
     """
-    if not with_probabilities:
+    if not with_probabilities and reweight is None:
         # No scale where none is wanted: the kernel's own is what diffusers' processors use, to the last bit.
         scale = None if temperature == 1 else temperature / math.sqrt(query.shape[-1])
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
@@ -33,6 +41,13 @@ def attend(
     logits = query @ key.transpose(-2, -1) * (temperature / math.sqrt(query.shape[-1]))
     logits = logits if mask is None else logits + mask
     probabilities = logits.float().softmax(dim=-1).to(value.dtype)
+    if reweight is not None:
+        shape = probabilities.shape
+        probabilities = reweight(probabilities)
+        if probabilities.shape != shape:
+            raise LikenessError(
+                f"an edit made attention rows of shape {tuple(probabilities.shape)}", allowed=f"{tuple(shape)}, as it was given"
+            )
     return (probabilities @ value).transpose(1, 2).flatten(2), probabilities
 
 
@@ -94,7 +109,7 @@ def image_branches(out: Tensor, query: Tensor, processor: Any, images: list[Tens
 
     def branch(tokens: Tensor, to_k: Any, to_v: Any) -> Tensor:
         key, value = (states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (to_k(tokens), to_v(tokens)))
-        return attend(query, key, value, None, 1.0, False)[0]
+        return attend(query, key, value)[0]
 
     for tokens, scale, to_k, to_v, mask in zip(images, processor.scale, processor.to_k_ip, processor.to_v_ip, masks, strict=True):
         scales = scale if isinstance(scale, list) else [scale]

@@ -21,6 +21,8 @@ class Edit:
         query: mixed with the layer's own: query_mix * query + (1 - query_mix) * own.
         key, value: put in the place of the layer's own.
         temperature: factor on the logits; above 1 attention is sharper.
+        reweight: a function of the softmax rows, (B, heads, queries, keys) -> the same shape, for methods that control the map
+            itself (prompt-to-prompt); the layer then does without fused attention. It runs again when recomputed.
     """
 
     query: Tensor | None = None
@@ -28,6 +30,7 @@ class Edit:
     value: Tensor | None = None
     query_mix: float = 1.0
     temperature: float = 1.0
+    reweight: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -186,15 +189,15 @@ class HookedProcessor:
             part: tensor for part, tensor in (("query", query), ("key", key), ("value", value)) if part in hook.record
         }
 
-        temperature = 1.0
+        temperature, reweight = 1.0, None
         if edit is not None:
             query = mixed(query, edit.query, edit.query_mix, self.name)
             key = key if edit.key is None else repeated(edit.key, key, self.name, tokens=None)
             value = value if edit.value is None else repeated(edit.value, value, self.name, tokens=key.shape[2])
-            temperature = edit.temperature
+            temperature, reweight = edit.temperature, edit.reweight
         mapped = "probabilities" in hook.record and query.shape[2] <= hook.max_queries
-        out, probabilities = attend(query, key, value, attention_mask, temperature, mapped)
-        if probabilities is not None:
+        out, probabilities = attend(query, key, value, attention_mask, temperature, mapped, reweight)
+        if probabilities is not None and mapped:
             parts["probabilities"] = probabilities
         grid = grid_of(query.shape[2], call.size)
         self.session._write(self.name, call, grid, parts)
@@ -202,7 +205,7 @@ class HookedProcessor:
         out = image_branches(out, query, self.previous, images, ip_adapter_masks)
         if image is not None and image.scale != 0:
             tokens = repeated(image.tokens, query, self.name, tokens=None)
-            second, _ = attend(query, split(image.to_k(tokens)), split(image.to_v(tokens)), None, 1.0, False)
+            second, _ = attend(query, split(image.to_k(tokens)), split(image.to_v(tokens)))
             weights = 1.0 if image.weights is None else image.weights.to(out).unsqueeze(-1)
             out = out + image.scale * (second * weights)
 

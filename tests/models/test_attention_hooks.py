@@ -153,6 +153,34 @@ def test_temperature_is_a_factor_on_the_queries(net):
     assert entropy(tempered.records[SELF[0], 0].probabilities) < entropy(flat.records[SELF[0], 0].probabilities)
 
 
+def test_maps_can_be_changed(net):
+    """Rows put back as they were change nothing; the second sample given the first one's rows has them; rows of another size
+    are refused. The gradient under checkpointing is the same."""
+    given = inputs()
+    with torch.no_grad():
+        plain = net(*given).sample
+        with attention_hooks(net, {name: Hook(edit=Edit(reweight=lambda rows: rows)) for name in SELF + CROSS}) as hooks:
+            assert torch.allclose(net(*given).sample, plain, atol=1e-5)
+            assert not hooks.records
+    first = Hook(record=("probabilities",), edit=Edit(reweight=lambda rows: rows[:1].expand_as(rows)))
+    found = []
+    for checkpointing in (False, True):
+        net.train()
+        net.zero_grad()
+        (net.enable_gradient_checkpointing if checkpointing else net.disable_gradient_checkpointing)()
+        with attention_hooks(net, {CROSS[0]: first}) as hooks:
+            net(*given).sample.square().mean().backward()
+        found.append(gradients(net))
+        rows = hooks.records[CROSS[0], 0].probabilities
+        assert torch.equal(rows[0], rows[1])
+    assert largest_difference(*found) < 1e-5
+    with (
+        attention_hooks(net, {CROSS[0]: Hook(edit=Edit(reweight=lambda rows: rows[:1]))}),
+        pytest.raises(LikenessError, match="attention rows of shape"),
+    ):
+        net(*given)
+
+
 def test_guidance_batches_repeat_what_is_injected(net):
     """One sample's features injected in a batch of two (negative, positive) act on each half as on that half alone."""
     latents, time, text = inputs()

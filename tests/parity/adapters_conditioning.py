@@ -65,9 +65,10 @@ def _whole_unet(description: dict) -> dict[str, np.ndarray]:
     unet = UNet2DConditionModel(**settings["unet"])
     ours = IPAdapter.for_unet(unet, _projection(settings["proj"]), settings["lora_rank"] or 0)
     fixtures.fill(_holding(unet=unet, image_proj=ours.image_proj, ip_adapter=ours.ip_adapter), description)
-    sample, timestep, text, image = (
-        fixtures.tensor(description["inputs"][name]) for name in ("sample", "timestep", "text", "image_embeds")
-    )
+    given = {name: fixtures.tensor(spec) for name, spec in description["inputs"].items()}
+    sample, timestep, text = (given.pop(name) for name in ("sample", "timestep", "text"))
+    ours.image_proj.clip_embeds = given.pop("clip_embeds", None)  # of FaceID-Plus alone
+    (image,) = given.values()
     outputs = {"tokens": ours.image_proj(image).numpy()}
     with install(unet, ours) as installed:
         for name, scale in (("noise_scale_0_6", 0.6), ("noise_scale_0", 0.0)):
