@@ -138,16 +138,29 @@ class _Pool:
         self.cpus, self.gpus, self.failures_in_a_row, self.left = cpus, gpus, failures_in_a_row, left
         self.waiting: list[Unit] = []  # the last is the next
         self.running: dict[Any, tuple[Unit, int]] = {}  # future -> unit, number of its actor
-        self.actors = [self._actor() for _ in range(size)]
+        self.starting: dict[Any, int] = {}  # future -> number of an actor that is not there yet; a full cluster has it wait
+        self.actors = [self._actor(number) for number in range(size)]
         self.deaths: Counter[tuple[str, str]] = Counter()
         self.idle_deaths = 0
 
-    def _actor(self) -> Any:
+    def _actor(self, number: int) -> Any:
         import ray
 
-        return ray.remote(_Actor).options(
+        actor = ray.remote(_Actor).options(
             num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": ONE_THREAD}
         ).remote(self.failures_in_a_row)  # fmt: skip
+        self.starting[actor.__ray_ready__.remote()] = number
+        return actor
+
+    def started(self, future: Any) -> None:
+        """An actor is there, or died before it was."""
+        import ray
+
+        number = self.starting.pop(future)
+        try:
+            ray.get(future)
+        except ray.exceptions.RayActorError:
+            self._bury(number)
 
     def feed(self) -> None:
         """Hand waiting units to workers with room; the last ones only to those who have nothing to do, so that all end together."""
@@ -155,7 +168,7 @@ class _Pool:
         for _ in range(depth):
             load = Counter(number for _, number in self.running.values())
             for number, actor in enumerate(self.actors):
-                if self.waiting and load[number] < depth:
+                if self.waiting and number not in self.starting.values() and load[number] < depth:
                     unit = self.waiting.pop()
                     self.running[actor.run.remote(unit)] = unit, number
                     load[number] += 1
@@ -196,14 +209,15 @@ class _Pool:
                                 fix="check memory (fewer --workers) and `dmesg`; --runner serial shows a crash directly")
         self.waiting += [replace(unit, poisoned=unit.poisoned | poisoned, careful=unit.careful or unit.shard in careful)
                          for unit in reversed(units)]  # fmt: skip
-        self.actors[number] = self._actor()
+        self.starting = {future: who for future, who in self.starting.items() if who != number}
+        self.actors[number] = self._actor(number)
 
     def close(self) -> None:
         import ray
 
         for actor in self.actors:
             ray.kill(actor)
-        self.actors = []
+        self.actors, self.starting = [], {}
 
 
 class _RayRun:
@@ -230,10 +244,12 @@ class _RayRun:
         while any(pool.left for pool in self.pools.values()):
             for pool in self.pools.values():
                 pool.feed()
-            owners = {future: pool for pool in self.pools.values() for future in pool.running}
+            owners = {future: pool for pool in self.pools.values() for future in (*pool.running, *pool.starting)}
             ready, _ = ray.wait(list(owners), timeout=_POLL_S)
             for future in ready:
                 pool = owners[future]
+                if future in pool.starting:
+                    pool.started(future)
                 if future not in pool.running:
                     continue  # its actor died, and was dealt with through another unit
                 if (done := pool.take(future)) is None:
@@ -247,7 +263,7 @@ class _RayRun:
                     pool.close()  # what it held is free for the others
                 yield result
             for pool in self.pools.values():
-                for unit, _ in pool.running.values():
+                for unit in [unit for unit, _ in pool.running.values()] or pool.waiting[-1:]:
                     part, key, operator = _read_note(unit) or (0.0, "", "waiting for a free worker")
                     self.progress(unit.shard, unit.part(part), f"{operator} {key}")
 
