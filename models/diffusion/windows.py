@@ -209,3 +209,29 @@ def _blank(result: Tensor, window: Window, canvas: Tensor, dtype: torch.dtype) -
     for axis in window.axes:
         shape[axis] = canvas.shape[axis]
     return torch.zeros(shape, dtype=dtype, device=result.device)
+
+
+def seam_ratio(canvas: Tensor, windows: Sequence[Window]) -> float:
+    """Mean absolute step between neighbouring cells across windows' borders, over that between all other neighbours.
+
+    About 1 where nothing is to be seen of the windows. Compare canvases at the borders of the same windows, such as those of a grid
+    without overlap.
+
+    Raises:
+        LikenessError: the windows have no border within the canvas, or nothing but borders.
+    """
+    across, elsewhere = [], []
+    for axis in windows[0].axes if windows else ():
+        length = canvas.shape[axis]
+        steps = canvas.float().diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
+        border = torch.zeros(length, dtype=torch.bool, device=steps.device)
+        for window in windows:
+            place = window.axes.index(axis)
+            first, size = window.starts[place], window.sizes[place]
+            border[[first, (first + size) % length]] = True
+        border = border[1:]  # the step before each cell; before the first there is none
+        across.append(steps[border])
+        elsewhere.append(steps[~border])
+    if not across or not torch.cat(across).numel() or not torch.cat(elsewhere).numel():
+        raise LikenessError("windows without a border within the canvas, or with nothing else", fix="take smaller or larger ones")
+    return float(torch.cat(across).mean() / torch.cat(elsewhere).mean())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import LikenessError
-from models.diffusion.windows import Window, fuse, gaussian, grid
+from models.diffusion.windows import Window, fuse, gaussian, grid, seam_ratio
 
 # MultiDiffusion's get_views (window 64, stride 8) of pictures of these sizes in px: how many, the last one's first cells
 VIEWS = {
@@ -165,6 +165,25 @@ def test_half_precision_is_summed_in_full():
     assert found.dtype == torch.float16
     assert torch.equal(found, canvas)
     assert not torch.equal(rough[0, 31] / 32, canvas[0, 31])  # what it would have been
+
+
+def test_overlap_takes_seams_away():
+    """A model that levels each window by its mean, on smooth hills: side by side it leaves steps, overlapping hardly any."""
+    rows, columns = torch.arange(32.0)[:, None], torch.arange(48.0)
+    canvas = (torch.sin(rows / 9) + torch.cos(columns / 7 + rows / 11))[None]
+    apart = grid([32, 48], 8, 8)
+
+    def level(crops, _):
+        return crops - crops.mean((-1, -2), keepdim=True)
+
+    assert seam_ratio(canvas, apart) == pytest.approx(1, abs=0.1)
+    beside, over = (fuse(level, canvas, grid([32, 48], 8, stride)) for stride in (8, 2))
+    belled = fuse(level, canvas, grid([32, 48], 8, 2), gaussian([8, 8]))
+    assert seam_ratio(beside, apart) > 4
+    assert seam_ratio(over, apart) < 1.5
+    assert seam_ratio(belled, apart) < 1.1
+    with pytest.raises(LikenessError, match="without a border"):
+        seam_ratio(canvas, grid([32, 48], 48, 8))
 
 
 def test_gradients_pass():
