@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import MotionAdapter, StableDiffusionXLPipeline, UNetMotionModel
 from diffusion_nets import CONTEXT, gradients, inputs, largest_difference, sdxl_unet, unet
 from safetensors.torch import load_file, save_file
 
@@ -259,6 +259,28 @@ def test_other_low_rank_adapters_go_on_acting():
         assert torch.equal(net(*inputs(), added_cond_kwargs=added).sample, styled)
         set_lora_scale(net, 0.0, "style")
         assert not torch.allclose(net(*inputs(), added_cond_kwargs=added).sample, styled, atol=1e-3)
+
+
+def test_video_unets(net):
+    """AnimateDiff: motion modules are not counted; the same file does in diffusers' loader what it does here."""
+    motion = MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=1, motion_norm_num_groups=8, motion_num_attention_heads=4
+    )
+    video = UNetMotionModel.from_unet2d(net, motion).eval()
+    adapter, _ = trained(video, "base")
+    assert [key.split(".")[0] for key in adapter.published()["ip_adapter"] if "to_k" in key] == ["1", "3", "5", "7"]
+    latents, time, text = torch.randn(1, 4, 3, 16, 16), torch.tensor([7]), torch.randn(1, 7, CONTEXT).expand(3, -1, -1)
+    embeds = {"added_cond_kwargs": {"image_embeds": [torch.randn(1, 1, EMBEDDING)]}}
+    with torch.no_grad():
+        plain = video(latents, time, text).sample
+        with install(video, adapter) as installed:
+            wanted = video(latents, time, text, **embeds).sample
+            installed.set_scale(0)
+            assert torch.equal(video(latents, time, text, **embeds).sample, plain)
+        assert torch.equal(video(latents, time, text).sample, plain)
+        video._load_ip_adapter_weights(adapter.published())
+        assert not torch.allclose(wanted, plain, atol=1e-3)
+        assert (video(latents, time, text, **embeds).sample - wanted).abs().max() <= 1e-5
 
 
 def test_what_does_not_fit_is_refused(net, tmp_path):
