@@ -20,6 +20,7 @@ from infra.errors import LikenessError
 from models.blocks.projections import Projection, projection_for
 from models.diffusion.attention_math import nearest_mask
 from models.diffusion.layer_names import attention_names, linear_of
+from models.diffusion.lora import activate_loras, active_loras
 from models.weight_files import difference
 
 LORA_PARTS = ("to_q", "to_k", "to_v", "to_out")
@@ -209,10 +210,10 @@ def install(unet: Any, adapters: IPAdapter | Sequence[IPAdapter], scale: float =
     for adapter in adapters:
         _check_fit(unet, names, adapter)
     trainable = {parameter: parameter.requires_grad for module in (unet, *adapters) for parameter in module.parameters()}
-    others = _active_loras(unet)
+    others = active_loras(unet)
     loras = [_install_lora(unet, names, adapter, f"ip_adapter_{i}") for i, adapter in enumerate(adapters) if adapter.lora_rank]
     if loras:
-        _activate_loras(unet, [*others, *loras])
+        activate_loras(unet, [*others, *loras])
     for parameter, wanted in trainable.items():  # peft freezes all that is not its own
         parameter.requires_grad_(wanted)
 
@@ -256,21 +257,8 @@ def _remove_loras(unet: Any, labels: list[str]) -> None:
     if set(unet.peft_config) == set(labels):
         unet.unload_lora()
     else:
-        _activate_loras(unet, [name for name in _active_loras(unet) if name not in labels])
+        activate_loras(unet, [name for name in active_loras(unet) if name not in labels])
         unet.delete_adapters(labels)
-
-
-def _active_loras(unet: Any) -> list[str]:
-    return list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
-
-
-def _activate_loras(unet: Any, labels: list[str]) -> None:
-    """Which low-rank adapters act; their scales stay, which diffusers' own `set_adapters` would reset."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for module in unet.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.set_adapter(labels)
 
 
 def _check_fit(unet: nn.Module, names: list[str], adapter: IPAdapter) -> None:

@@ -64,6 +64,20 @@ def set_lora_scale(model: Any, scale: float, name: str = "default") -> None:
     set_weights_and_activate_adapters(model, [name], [scale])
 
 
+def active_loras(model: Any) -> list[str]:
+    """Names of the adapters that act."""
+    return list(model.active_adapters()) if getattr(model, "peft_config", None) else []
+
+
+def activate_loras(model: Any, names: list[str]) -> None:
+    """Chooses the adapters that act; their scales stay, which diffusers' own `set_adapters` would reset."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter(names)
+
+
 def merge_lora(model: Any, name: str = "default") -> None:
     """Adds the adapter, at its present scale, to the weights, and takes it off."""
     from peft.tuners.tuners_utils import BaseTunerLayer
