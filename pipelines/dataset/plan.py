@@ -149,7 +149,10 @@ class _Planner:
         while target in named:
             target += 1
         # An unfinished build may have left later ones than HEAD's; then there are HEAD's, and those of older manifests.
-        revisions = (target, *sorted(named | ({entry.revision} if entry else set()), reverse=True))
+        there = named | ({entry.revision} if entry else set()) | {target}
+        while self._begun(node, shard, max(there) + 1):
+            there.add(max(there) + 1)
+        revisions = sorted(there, reverse=True)
         commits = {revision: commit for revision in revisions if (commit := self._commit(node, shard, revision))}
         if entry and entry.revision not in commits:
             target = entry.revision  # its files are damaged: put them back
@@ -175,11 +178,14 @@ class _Planner:
 
     def _named(self, node: Node, shard: int, target: int) -> set[int]:
         """Revisions that manifests name, where there are files of revision `target`: their readers keep their bytes."""
-        if not any(path.exists() for path in column_files(self.root, node.name, node.digest, shard, target)):
+        if not self._begun(node, shard, target):
             return set()
         columns = [manifest["columns"].get(node.column) for manifest in self._manifests]
         return {column["shards"][shard]["revision"] for column in columns
                 if column and column["digest"] == node.digest and shard < len(column["shards"])}  # fmt: skip
+
+    def _begun(self, node: Node, shard: int, revision: int) -> bool:
+        return any(path.exists() for path in column_files(self.root, node.name, node.digest, shard, revision))
 
     @cached_property
     def _manifests(self) -> list[dict[str, Any]]:
