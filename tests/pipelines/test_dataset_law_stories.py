@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from interrupt import HOW, How, stop, stopping
-from law_model import READS_FRAMES, Values, Watch, check_idle, check_whole, contents, expected, keys, make, stored
+from law_model import READS_FRAMES, Values, Watch, check_idle, check_whole, contents, expected, is_down, keys, make, stored
 
 from infra.storage import open_dataset
 from infra.storage.columns import parse_index
@@ -169,6 +169,8 @@ class Story(RuleBasedStateMachine):
         gone_before = {path for path in self.known if path not in self.texts}
         same = {path for path, text in self.texts.items() if self.known.get(path) == text} | gone_before
         self.known |= self.texts
+        stones = Tombstones.load(self.root)
+        self.known = {path: text for path, text in self.known.items() if path in self.texts or not is_down(path, text, stones)}
         check_whole(self.root, self.known)
         check_idle(self.root, self.source, self.fields, self.by)
         self.watch.look()
@@ -176,7 +178,7 @@ class Story(RuleBasedStateMachine):
         self.held = stored(data)
         made = {name for name in data.fields if name in toy.TOYS}
         assert set(self.fields) <= made
-        left = keys(self.known, Tombstones.load(self.root))
+        left = keys(self.known, stones)
         want = {place: value for place, value in expected(self.known, made, self.by).items() if place[0] in left}
         if mended:
             self.mended |= {row.key for row in data.rows()}
