@@ -6,7 +6,6 @@ run everywhere. Their weights are random: they have learnt nothing until somebod
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -176,7 +175,3 @@ def _unet(shape: dict[str, Any], width: int) -> Any:
         layers_per_block=2, norm_num_groups=8, attention_head_dim=shape["heads"], use_linear_projection=shape["linear"],
         transformer_layers_per_block=shape["transformers"], cross_attention_dim=sum(dims for dims, _, _ in shape["text"]), **sized,
     )  # fmt: skip
-
-
-if __name__ == "__main__":  # python -m models.diffusion.tiny FAMILY FOLDER
-    print(tiny_backbone(sys.argv[1], Path(sys.argv[2])))  # type: ignore[arg-type]

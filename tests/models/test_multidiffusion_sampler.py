@@ -182,6 +182,29 @@ def test_bootstrapping_shows_plain_backgrounds_outside_the_masks(backbone, netwo
     torch.testing.assert_close(*again, rtol=1e-4, atol=1e-4)
 
 
+def test_soft_masks_in_the_published_order(backbone, network):
+    """Every window and prompt steps by itself, results are averaged: with soft masks, the changed latents count too."""
+    masks = torch.rand(3, 1, 8, 12)
+    noise, windows, plains = torch.randn(4, 8, 12), grid([8, 12], 8, 4), torch.randn(2, 4, 8, 8)
+    chosen, ddim, canvas = np.array([[1, 0], [0, 1]]), scheduler(backbone), noise
+    for time in ddim.timesteps:
+
+        def step(crops, numbers, time=time):
+            stepped = []
+            for crop, n in zip(crops, numbers, strict=True):
+                window, mask = windows[n // 3], windows[n // 3].crop(masks[n % 3])
+                if n % 3 and time > ddim.timesteps[1]:
+                    plain = ddim.add_noise(plains[chosen[n // 3, n % 3 - 1]][None], window.crop(noise)[None], time[None])[0]
+                    crop = crop * mask + plain * (1 - mask)
+                stepped.append(ddim.step(network(3)(crop[None], time, [n]), time, crop[None]).prev_sample[0])
+            return torch.stack(stepped)
+
+        items = [window for window in windows for _ in range(3)]
+        canvas = fuse(step, canvas, items, lambda n: windows[n // 3].crop(masks[n % 3]))
+    ours = last(regions(network(3), noise, windows, masks, scheduler(backbone), plains, 1, lambda _: chosen))
+    torch.testing.assert_close(ours, canvas, rtol=1e-4, atol=1e-4)
+
+
 def test_masks_of_another_size_are_refused(backbone, network):
     with pytest.raises(LikenessError, match="masks"):
         next(regions(network(1), torch.randn(4, 8, 8), grid([8, 8], 8, 8), torch.ones(1, 1, 8, 9), scheduler(backbone)))
