@@ -11,15 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infra.errors import LikenessError
+from models.diffusion.conditioning import time_ids
 from models.diffusion.windows import Weights, Window, fuse
 
+STEP_PX = 8  # one latent cell stands for 8 x 8 px in all backbones
 # (crops (n, C, h, w), time, numbers of the n windows) -> the network's output for each, guidance included
 Network = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
@@ -119,6 +121,21 @@ def regions(
 def prompt_masks(foregrounds: Tensor) -> Tensor:
     """(P - 1, 1, H, W) masks of foregrounds -> (P, 1, H, W): first the background, what no foreground takes."""
     return torch.cat([(1 - foregrounds.sum(0, keepdim=True)).clamp(min=0), foregrounds])
+
+
+def window_time_ids(windows: Sequence[Window], canvas: Tensor, target: Literal["canvas", "window"] = "window") -> Tensor:
+    """(n, 6) sizes in px that SDXL is told for each window: the picture's, where the window begins in it, and what is wanted.
+
+    Args:
+        canvas: (C, H, W) latent.
+        target: whether each window is wanted as a picture of its own size or as a part of one of the canvas's size.
+    """
+    whole_px = (STEP_PX * canvas.shape[-2], STEP_PX * canvas.shape[-1])
+    rows = []
+    for window in windows:
+        top, left, height, width = (STEP_PX * cells for cells in (*window.starts[-2:], *window.sizes[-2:]))
+        rows.append(time_ids(whole_px, 1, (top, left), whole_px if target == "canvas" else (height, width)))
+    return torch.cat(rows)
 
 
 def _step(scheduler: Any, output: Tensor, time: Tensor, canvas: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
 from diffusers import StableDiffusionPipeline as Pipeline
 
 from infra.errors import LikenessError
 from models.diffusion.backbone import open_backbone
-from models.diffusion.conditioning import encode_pairs, predict
+from models.diffusion.conditioning import Condition, encode_pairs, predict
 from models.diffusion.tiny import tiny_backbone
 from models.diffusion.windows import fuse, gaussian, grid
-from models.multidiffusion.sampler import panorama, prompt_masks, regions
+from models.multidiffusion.sampler import panorama, prompt_masks, regions, window_time_ids
 
 PROMPTS = ["a photo of a beach", "a red car", "a man in a black coat"]
 SCALE = 7.5
@@ -76,6 +82,34 @@ def test_one_window_is_the_plain_pipeline(backbone, network, kind):
         panorama(network(1), noise, grid([8, 8], 8, 4), scheduler(backbone, kind), generator=torch.Generator().manual_seed(5))
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["sd21", "sdxl"])
+def test_one_window_is_the_plain_pipeline_of_other_families(family, tmp_path):
+    """Velocity instead of noise; a second text encoder and sizes."""
+    other = open_backbone(tiny_backbone(family, tmp_path / family, width=8))
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / family, scheduler=scheduler(other), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise, windows = torch.randn(4, 8, 8), grid([8, 8], 8, 4)
+    theirs = pipeline(
+        PROMPTS[0], num_inference_steps=3, guidance_scale=SCALE, latents=noise[None].clone(), output_type="latent"
+    ).images[0]
+    sizes = window_time_ids(windows, noise)
+    if family == "sdxl":
+        assert sizes.tolist() == [[64, 64, 0, 0, 64, 64]]
+    positive, negative = (Condition(c.context, c.pooled, sizes) for c in encode_pairs(other, PROMPTS[:1]))
+
+    def network(crops, time, numbers):
+        return predict(other.unet, crops, time, positive.rows(numbers), negative.rows(numbers), SCALE)
+
+    ours = last(panorama(network, noise, windows, scheduler(other)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_of_windows():
+    windows = grid([16, 24], 16, 8)
+    assert window_time_ids(windows, torch.zeros(4, 16, 24)).tolist() == [[128, 192, 0, x, 128, 128] for x in (0, 64)]
+    assert window_time_ids(windows, torch.zeros(4, 16, 24), "canvas")[1].tolist() == [128, 192, 0, 64, 128, 192]
 
 
 def test_joined_before_or_after_the_step_is_the_same(backbone, network):
