@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage.atomic import write_whole
-from infra.storage.ledger import Commit, read_commit
+from infra.storage.ledger import Commit, read_commit, read_ledger
 from infra.storage.manifest import Column, ColumnShard, Manifest, column_files
 from pipelines.dataset.graph import Graph, Node, Toolbox
 from pipelines.dataset.shard import StoredShard
@@ -126,6 +126,7 @@ class _Planner:
         self.root, self.graph, self.head, self.hashes, self.retry = root, graph, head, hashes, retry
         self.tasks: dict[tuple[str, int], Task] = {}
         self.ingested: list[Commit | None] = []
+        self.rows: tuple[int, list[str] | None] = (-1, None)
         self.in_head = {entry.path: entry.sha256 for entry in head.sources if entry.sha256} if head else {}
         self.new_column = {node.column: _why_new_column(node, head) for node in graph.nodes}
 
@@ -162,6 +163,8 @@ class _Planner:
         if all(inputs.values()):
             for revision, commit in commits.items():
                 changed = self._changed(node, commit, sources, inputs)
+                if not (changed or is_ingest or self._keys(node, shard, revision) == self._rows(shard)):
+                    changed = "rows changed"  # the tars it read are the same where those rows have nothing in them
                 if not changed:
                     stored = entry if entry and entry.revision == revision else self._stored(node, shard, revision)
                     failed = stored.quarantined + sum(record["status"] == "quarantined" for record in commit.sources)
@@ -183,6 +186,17 @@ class _Planner:
         columns = [manifest["columns"].get(node.column) for manifest in self._manifests]
         return {column["shards"][shard]["revision"] for column in columns
                 if column and column["digest"] == node.digest and shard < len(column["shards"])}  # fmt: skip
+
+    def _keys(self, node: Node, shard: int, revision: int) -> list[str]:
+        return [row.key for row in read_ledger(column_files(self.root, node.name, node.digest, shard, revision)[2])]
+
+    def _rows(self, shard: int) -> list[str] | None:
+        """Keys of the shard's rows, None where ingest has yet to say; of the last shard asked for they are kept."""
+        if self.rows[0] != shard:
+            ingest = self.graph.nodes[0]
+            entry = self.tasks[ingest.column, shard].entry
+            self.rows = shard, self._keys(ingest, shard, entry.revision) if entry else None
+        return self.rows[1]
 
     def _begun(self, node: Node, shard: int, revision: int) -> bool:
         return any(path.exists() for path in column_files(self.root, node.name, node.digest, shard, revision))

@@ -146,7 +146,7 @@ class _Pool:
     def _actor(self, number: int) -> Any:
         import ray
 
-        actor = ray.remote(_Actor).options(
+        actor: Any = ray.remote(_Actor).options(
             num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": ONE_THREAD}
         ).remote(self.failures_in_a_row)  # fmt: skip
         self.starting[actor.__ray_ready__.remote()] = number

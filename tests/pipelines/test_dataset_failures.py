@@ -251,3 +251,16 @@ def test_an_asset_that_is_gone_matters_only_when_something_must_be_made_with_it(
         build(root, updated(load_request(root), settings=["shift.by=5"]), without)
     with pytest.raises(LikenessError, match="asset weights is not here"):
         build(tmp_path / "other", updated(None, sources=[str(sources)], fields=["shifted"]), without)
+
+
+def test_rows_that_had_no_value_may_go(sources: Path, tmp_path: Path) -> None:
+    """What is made of a row without sound is nothing, with and without the row: the tars are the same, the ledgers are not."""
+    root = tmp_path / "set"
+    (sources / "silent.mp4").write_text("1 2\n3 4\n5")
+    make(root, sources, ["shifted"])
+    (sources / "silent.mp4").write_text("1 2")
+    report = make(root)
+    assert report.rows == 9 + 1
+    assert sum("silent" in key for key in lines(root, "shift")) == 1
+    assert verify(root).problems == []
+    assert make(root).units == 0
