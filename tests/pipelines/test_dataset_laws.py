@@ -173,7 +173,7 @@ def test_number_of_renames_is_as_the_kill_tests_assume(unbroken: tuple[Path, Pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kill_at", range(1, RENAMES + 1))
+@pytest.mark.parametrize("kill_at", range(1, RENAMES + 1, toy.EVERY))
 def test_killed_at_every_point(unbroken: tuple[Path, Path], tmp_path: Path, kill_at: int) -> None:
     check_kill_and_resume(unbroken, tmp_path / "set", "--kill-at", str(kill_at))
 

@@ -347,7 +347,7 @@ def test_purge_killed_at_every_point(built: tuple[Path, Path], tmp_path: Path) -
     shutil.copytree(built[1], tmp_path / "whole")
     steps = int(run_purge(tmp_path / "whole", 0).stdout)
     assert steps > STEPS
-    for kill_at in range(1, steps + 1):
+    for kill_at in range(1, steps + 1, toy.EVERY):
         root = tmp_path / f"set{kill_at}"
         shutil.copytree(built[1], root)
         check_kill_and_rerun(root, kill_at)
