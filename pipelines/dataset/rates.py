@@ -66,16 +66,18 @@ def forecast(plan: Plan, rates: dict[str, Cost]) -> list[dict[str, Any]]:
     """
     lines = []
     decoded: set[int] = set()
+    lengths = [_lengths(plan, shard, rates) for shard in range(len(plan.shards))]
     for node in plan.graph.nodes:
         runs = [shard for shard in range(len(plan.shards)) if plan.tasks[node.column, shard].entry is None]
         if VIDEO in node.reads:
             decoded |= set(runs)
         lines.append({"operator": node.name, "version": node.operator.version, "column": node.column,
                       "fields": [f.name for f in node.writes], "shards": len(plan.shards), "to_run": len(runs), "runs": runs,
-                      "why": dict(plan.reasons(node)), **_estimate(plan, runs, rates, node.name)})  # fmt: skip
+                      "why": dict(plan.reasons(node)),
+                      **_estimate([lengths[shard] for shard in runs], rates, node.name)})  # fmt: skip
     if decoded:
         lines.append({"operator": DECODING, "fields": [], "shards": len(plan.shards), "to_run": len(decoded), "why": {},
-                      **_estimate(plan, sorted(decoded), rates, DECODING)})  # fmt: skip
+                      **_estimate([lengths[shard] for shard in sorted(decoded)], rates, DECODING)})  # fmt: skip
     return lines
 
 
@@ -84,17 +86,20 @@ def shard_weights(plan: Plan, rates: dict[str, Cost]) -> dict[int, float]:
     weights = {}
     for shard in range(len(plan.shards)):
         stale = [node for node in plan.graph.nodes if plan.tasks[node.column, shard].entry is None]
+        if not stale:
+            weights[shard] = 0.0
+            continue
+        lengths = [_lengths(plan, shard, rates)]
         names = [node.name for node in stale] + ([DECODING] if any(VIDEO in node.reads for node in stale) else [])
-        known = [_estimate(plan, [shard], rates, name)["cpu_s"] for name in names]
+        known = [_estimate(lengths, rates, name)["cpu_s"] for name in names]
         size = sum(max(source.bytes, 0) for source in plan.shards[shard])
         # Nothing measured yet: bytes, at a rate that only has to be the same for all.
         weights[shard] = sum(s for s in known if s is not None) or size / BYTES_PER_S or 1e-3
     return weights
 
 
-def _estimate(plan: Plan, shards: list[int], rates: dict[str, Cost], operator: str) -> dict[str, float | None]:
-    """CPU seconds and bytes for these shards: so much per second of clips, and so much per photo."""
-    lengths = [_lengths(plan, shard, rates) for shard in shards]
+def _estimate(lengths: list[tuple[float | None, int]], rates: dict[str, Cost], operator: str) -> dict[str, float | None]:
+    """CPU seconds and bytes for shards of these `_lengths`: so much per second of clips, and so much per photo."""
     photos = sum(count for _, count in lengths)
     known = [s for s, _ in lengths if s is not None]
     clip_s = sum(known) if len(known) == len(lengths) else None
