@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field as Setting
 
 from preprocessing.fields import Field, image, latent
+from preprocessing.onnx_session import OnnxNetwork
 from preprocessing.operator import FamilyOperator, OperatorParams, Resources, Sample
 from preprocessing.pretrained import PretrainedOperator, PretrainedParams, load_network, loading
 
@@ -109,7 +110,7 @@ class AutoencoderLatents(PretrainedOperator, FamilyOperator):
 
 
 class TinyLatents(FamilyOperator):
-    """latent_taef2_SIZE: the latent space of FLUX.2 by its tiny autoencoder (madebyollin/taesd), on the CPU with ONNX Runtime.
+    """latent_taef2_SIZE: the latent space of FLUX.2 by its tiny autoencoder (madebyollin/taesd), with ONNX Runtime.
 
     `image_SIZE` is cut as by `cropped` and scaled to [0, 1]. Stored is the one latent it gives, as float16: 32 channels, no
     variance, as its decoder takes it.
@@ -141,19 +142,14 @@ class TinyLatents(FamilyOperator):
         """Load the encoder.
 
         Raises:
-            LikenessError: the asset is not here: what to place where.
+            LikenessError: the asset is not here (what to place where), or is no network.
         """
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # workers share the cores among themselves
-        file = str(self.asset("taef2_encoder"))
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._network = OnnxNetwork(self.asset("taef2_encoder"))
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         picture = cropped(sample[self.reads[0]])
         batch = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / 255
-        (found,) = self._session.run(["latent"], {"image": batch})
+        (found,) = self._network(batch)
         return {self.writes[0]: found[0].astype(np.float16)}
 
 
