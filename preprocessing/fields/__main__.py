@@ -1,0 +1,5 @@
+"""Prints the vocabulary for docs/fields.md."""
+
+from preprocessing.fields.vocabulary import markdown
+
+print(markdown(), end="")
