@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Portrait(DiffusionGeneration):
                 Of a square SDXL at 1024 px tends to draw watermarks: another size helps.
             mask: keep IdentityNet and the adapter within the face's box, so that other nets alone decide the rest.
             nets: folders or hub ids of further ControlNets, one for each `control=` picture; `net_scales` how strongly each acts.
+            identity: the face embedding, where a published file does not tell (of 256 numbers); "" for what it was trained on.
             count: pictures to make.
         """
 
@@ -53,6 +54,7 @@ class Portrait(DiffusionGeneration):
         mask: bool = False
         nets: tuple[str, ...] = ()
         net_scales: tuple[float, ...] = ()
+        identity: Literal["", "antelopev2", "buffalo_l", "mobileface", "coarse"] = ""
         count: int = Setting(1, ge=1)
 
     inputs = {
@@ -62,10 +64,12 @@ class Portrait(DiffusionGeneration):
 
     def __init__(self, bundle: Mapping[str, Artefact], config: Any = None) -> None:
         super().__init__(bundle, config)
-        self.trained = dict(bundle["adapter"].config)
-        self.identity: Field = identity(str(self.trained.get("identity", "antelopev2")))
+        trained = dict(bundle["adapter"].config)
+        if self.config.identity:
+            trained["identity"] = self.config.identity
+        self.identity: Field = identity(str(trained["identity"]))
         self.inputs = {**type(self).inputs, "face": (self.identity, *type(self).inputs["face"][1:])}  # type: ignore[misc]
-        adapter, identitynet = new_networks(self.backbone.unet, self.trained)
+        adapter, identitynet = new_networks(self.backbone.unet, trained)
         self.adapter: Any = bundle["adapter"].load("adapter", adapter).eval().requires_grad_(False)
         self.identitynet: Any = bundle["identitynet"].load("identitynet", identitynet).eval().requires_grad_(False)
         for network in (self.adapter, self.identitynet):
