@@ -189,7 +189,7 @@ def speech_windows(features: NDArray, frames: range, radius: int = SPEECH_RADIUS
     Returns:
         (len(frames), 2 radius + 1, D), zero vectors before the first feature and after the last.
     """
-    places = 2 * np.asarray(frames)[:, None] + np.arange(-radius, radius + 1)
+    places = 2 * np.asarray(frames, np.int64)[:, None] + np.arange(-radius, radius + 1)
     return _taken(features, places)
 
 
@@ -203,7 +203,7 @@ def speech_segment(features: NDArray, frames: range) -> NDArray:
     Returns:
         (2 len(frames), D), zero vectors after the last feature: of a whole clip the last one.
     """
-    return _taken(features, np.arange(2 * frames.start, 2 * frames.stop))
+    return _taken(features, np.arange(2 * frames.start, 2 * frames.stop, dtype=np.int64))
 
 
 def _taken(values: NDArray, places: NDArray) -> NDArray:
