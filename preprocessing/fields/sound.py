@@ -6,7 +6,8 @@ from preprocessing.fields.contract import Field
 
 AUDIO_REALIGNED = Field(
     "audio_realigned", "wav", "int16", ("samples",), "audio sample",
-    "AUDIO moved by the whole frames that REALIGNMENT says, so that it fits the lips; as long as AUDIO, zeros where it has none",
+    "`audio` moved by the whole frames that `realignment` says, so that it fits the lips; of the same length, silent where that "
+    "has nothing",
 )
 AUDIO_SILENT = Field(
     "audio_silent", "wav", "int16", ("samples",), "audio sample",
@@ -30,7 +31,7 @@ W2V512 = Field(
 )
 VOICED = Field(
     "voiced", "npy", "bool", ("frames",), "frame",
-    "somebody speaks while this frame is shown: by sound energy, or by SPEECH_PROBABILITY if so set",
+    "somebody speaks while this frame is shown: by sound energy, or by `speech_probability` if so set",
 )
 SPEECH_PROBABILITY = Field(
     "speech_probability", "npy", "float32", ("frames",), "frame",
@@ -45,10 +46,10 @@ SYNC = Field(
 )
 REALIGNMENT = Field(
     "realignment", "json", "object", (), "clip",
-    "how AUDIO_REALIGNED was moved: shift_frames (positive: sound delayed), trusted (1 where SYNC could be relied on)",
+    "how `audio_realigned` was moved: shift_frames (positive: sound delayed), trusted (1 where `sync` could be relied on)",
 )
 SYNC_REALIGNED = Field(
-    "sync_realigned", "json", "object", (), "clip", "SYNC measured again with AUDIO_REALIGNED",
+    "sync_realigned", "json", "object", (), "clip", "`sync` measured again with `audio_realigned`",
 )
 ACTIVE_SPEAKER = Field(
     "active_speaker", "npy", "float32", ("frames",), "frame",
@@ -56,7 +57,7 @@ ACTIVE_SPEAKER = Field(
 )
 ACTIVE_SPEAKER_MEASURES = Field(
     "active_speaker_measures", "json", "object", (), "clip",
-    "ACTIVE_SPEAKER in plain numbers to select by: n_frames, mean_score, speaking_share (of scores above 0) of valid frames; "
+    "`active_speaker` in plain numbers to select by: n_frames, mean_score, speaking_share (of scores above 0) of valid frames; "
     "voiced_frames, voiced_score, voiced_speaking_share of those that are voiced too",
 )
 
