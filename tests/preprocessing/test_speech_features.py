@@ -138,7 +138,7 @@ def test_what_can_not_be_used(weights: Path, tmp_path: Path):
         ready(narrow, W2V1024)
     with pytest.raises(LikenessError, match="gives 8 dims.*512 for w2v512"):
         ready(narrow, W2V512)
-    strides = tiny_models.wav2vec2(tmp_path / "strides", conv_stride=(5, 2, 2, 2, 2, 2, 1))
+    strides = tiny_models.wav2vec2(tmp_path / "strides", hidden_size=64, conv_stride=(5, 2, 2, 2, 2, 2, 1))
     with pytest.raises(LikenessError, match=r"convolutions of .*\[5, 2, 2, 2, 2, 2, 1\]"):
         ready(strides, W2V512)
     with pytest.raises(LikenessError, match="unknown setting 'peek'"):
