@@ -107,6 +107,18 @@ ASSETS: tuple[Asset, ...] = (
         page="https://github.com/becauseofAI/MobileFace",
         note="face recognition MobileFace V2, converted to ONNX from MobileFace_Identification_V2's symbol and params",
     ),
+    Asset(
+        name="silero_vad", file="silero_vad_16k_op15.onnx", bytes=1289603, licence="MIT", used_by=("speech_probability",),
+        sha256="7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
+        url="https://raw.githubusercontent.com/snakers4/silero-vad/master/src/silero_vad/data/silero_vad_16k_op15.onnx",
+        page="https://github.com/snakers4/silero-vad", note="voice activity detector Silero VAD, 16 kHz",
+    ),
+    Asset(
+        name="lightasd", file="lightasd_ava.onnx", url="", bytes=4106082, licence="MIT", used_by=("active_speaker",),
+        sha256="ea3eb4d873cbc01de7c05780b0f6ffd5e3d69cf15500a7f2abe1d4275f2caef3",
+        page="https://github.com/Junhua-Liao/Light-ASD",
+        note="active-speaker detector Light-ASD, trained on AVA: weight/pretrain_AVA_CVPR.model exported to ONNX (opset 17)",
+    ),
     _taef2("encoder", 2701412, "30800499b2a99423843706c6aa4274da2f62a4dc542739154ea580987b1fe661", "pictures to latents"),
     _taef2("decoder", 2702534, "51b05e6203cfec61403115263101911ee3378452eb57a98b89a951e56884886b", "latents to pictures, to look"),
 )

@@ -1,7 +1,8 @@
-"""Speech features at 16 kHz, as the published networks were trained on them.
+"""Speech features at 16 kHz, as the published networks were trained on them: values, lengths, and the windows that networks see.
 
 `mel80` feeds Wav2Lip and the experts derived from it: 80 columns per second, 3.2 per video frame at 25 fps. `mfcc13` feeds the
-SyncNet judge: 100 steps per second, 4 per frame. Pure functions of an array; resampling happens where audio is decoded.
+SyncNet judge: 100 steps per second, 4 per frame. Features of wav2vec 2.0 (made by `preprocessing.operators.speech_features`)
+come 50 to the second, 2 per frame. Pure functions of an array; resampling happens where audio is decoded.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,39 @@ from infra.errors import LikenessError
 
 SAMPLE_RATE = 16_000
 MEL_BINS, MEL_RATE, MEL_WINDOW = 80, 80, 16  # bins, columns per second, columns a network sees (0.2 s)
+MFCC_RATE, MFCC_WINDOW = 100, 20  # steps per second, steps a network sees (0.2 s)
+SPEECH_RATE, SPEECH_RADIUS = 50, 5  # wav2vec 2.0 features per second; DreamTalk sees this many to each side of a frame's own
 
 _PREEMPHASIS = 0.97
 _MEL_FFT, _MEL_HOP = 800, 200
 _MFCC_LENGTH, _MFCC_STEP, _MFCC_FFT, _MFCC_FILTERS, _MFCC_LIFTER = 400, 160, 512, 26, 22
+SPEECH_KERNELS, SPEECH_STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+
+
+def mel_column_count(samples: int) -> int:
+    """How many columns `mel80` makes of this many samples: n // 200 + 1."""
+    return samples // _MEL_HOP + 1
+
+
+def mfcc_step_count(samples: int) -> int:
+    """How many steps `mfcc13` makes of this many samples: ceil((n - 400) / 160) + 1, at least 1."""
+    return 1 + max(0, -(-(samples - _MFCC_LENGTH) // _MFCC_STEP))
+
+
+def speech_feature_count(samples: int) -> int:
+    """How many features wav2vec 2.0 makes of this many samples: seven convolutions without padding, about n / 320 - 1.
+
+    One short of two per video frame: 16 000 samples give 49. 0 below 400 samples.
+    """
+    for kernel, stride in zip(SPEECH_KERNELS, SPEECH_STRIDES, strict=True):
+        samples = max(0, (samples - kernel) // stride + 1)
+    return samples
+
+
+def speech_frames(features: int) -> int:
+    """Video frames (25 fps) that this many wav2vec 2.0 features serve in DreamTalk: features // 2, one frame less than the clip
+    has."""
+    return features // 2
 
 
 def mel80(wav: NDArray[np.floating], sample_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
@@ -33,7 +63,7 @@ def mel80(wav: NDArray[np.floating], sample_rate: int = SAMPLE_RATE) -> NDArray[
         sample_rate: what the samples were recorded at; only 16 000 is accepted.
 
     Returns:
-        (80, n // 200 + 1), every value in [-4, 4]; silence is -4.
+        (80, `mel_column_count(n)`), every value in [-4, 4]; silence is -4.
     """
     _check(wav, sample_rate, np.floating, "float samples in [-1, 1] (divide int16 by 32768)")
     # lfilter answers in float64 whatever it is given; the released weights saw features computed at that precision.
@@ -121,13 +151,12 @@ def mfcc13(wav: NDArray[np.integer], sample_rate: int = SAMPLE_RATE) -> NDArray[
         sample_rate: what the samples were recorded at; only 16 000 is accepted.
 
     Returns:
-        (13, m) with m = 1 for n <= 400 and ceil((n - 400) / 160) + 1 above; the last window is filled up with zeros.
+        (13, `mfcc_step_count(n)`); the last window is filled up with zeros.
     """
     _check(wav, sample_rate, np.int16, "int16 samples")
     samples = wav.astype(np.float64)
     samples[1:] -= _PREEMPHASIS * wav[:-1].astype(np.float64)
-    count = 1 + max(0, -(-(len(wav) - _MFCC_LENGTH) // _MFCC_STEP))
-    padded = np.zeros((count - 1) * _MFCC_STEP + _MFCC_LENGTH)
+    padded = np.zeros((mfcc_step_count(len(wav)) - 1) * _MFCC_STEP + _MFCC_LENGTH)
     padded[: len(samples)] = samples
     blocks = [np.abs(np.fft.rfft(windows, _MFCC_FFT)) ** 2 for windows in _blocks(padded, _MFCC_LENGTH, _MFCC_STEP)]
     power = np.vstack(blocks) / _MFCC_FFT
@@ -135,6 +164,54 @@ def mfcc13(wav: NDArray[np.integer], sample_rate: int = SAMPLE_RATE) -> NDArray[
     cepstra *= 1 + _MFCC_LIFTER / 2 * np.sin(np.pi * np.arange(13) / _MFCC_LIFTER)
     cepstra[:, 0] = np.log(_above_zero(power.sum(1)))
     return cepstra.T.astype(np.float32)
+
+
+def mfcc_window(mfcc: NDArray, frame: int) -> NDArray:
+    """The (13, 20) steps from 4 `frame` on, which SyncNet hears with frames `frame` to `frame` + 4.
+
+    Raises:
+        LikenessError: the steps end before; a clip of F frames has windows for frames 0 to F - 6.
+    """
+    start, last = MFCC_RATE // 25 * frame, mfcc.shape[1] - MFCC_WINDOW
+    if not 0 <= start <= last:
+        allowed = f"frames 0 to {last // 4} for {mfcc.shape[1]} steps" if last >= 0 else f"at least {MFCC_WINDOW} steps"
+        raise LikenessError(f"no MFCC window of {MFCC_WINDOW} steps at frame {frame}", allowed=allowed)
+    return mfcc[:, start : start + MFCC_WINDOW]
+
+
+def speech_windows(features: NDArray, frames: range, radius: int = SPEECH_RADIUS) -> NDArray:
+    """What DreamTalk hears with each video frame f at 25 fps: features 2 f - radius to 2 f + radius.
+
+    Args:
+        features: (n, D), of the whole clip: cut the windows, not the sound, or the edges differ.
+        frames: video frames.
+
+    Returns:
+        (len(frames), 2 radius + 1, D), zero vectors before the first feature and after the last.
+    """
+    places = 2 * np.asarray(frames, np.int64)[:, None] + np.arange(-radius, radius + 1)
+    return _taken(features, places)
+
+
+def speech_segment(features: NDArray, frames: range) -> NDArray:
+    """What InstructAvatar hears with a stretch of video frames at 25 fps: two features per frame, one after the other.
+
+    Args:
+        features: (n, D), of the whole clip.
+        frames: consecutive video frames.
+
+    Returns:
+        (2 len(frames), D), zero vectors after the last feature: of a whole clip the last one.
+    """
+    return _taken(features, np.arange(2 * frames.start, 2 * frames.stop, dtype=np.int64))
+
+
+def _taken(values: NDArray, places: NDArray) -> NDArray:
+    """Rows of `values` at these places, zeros where there is none."""
+    inside = (places >= 0) & (places < len(values))
+    out = np.zeros((*places.shape, *values.shape[1:]), values.dtype)
+    out[inside] = values[places[inside]]
+    return out
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from infra.errors import LikenessError
 from infra.settings import merge
 from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
+from preprocessing.operators.active_speaker import ActiveSpeaker
 from preprocessing.operators.aligned_faces import AlignedFaces
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.clusters import IdentityCluster
@@ -29,8 +30,11 @@ from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
-from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
-from preprocessing.operators.sync import SyncScores
+from preprocessing.operators.realign import Realign
+from preprocessing.operators.sound import Mel80, Mfcc13, Silence, SoundMeasures, VoiceActivity
+from preprocessing.operators.speech_features import SpeechConvolutions, SpeechStates
+from preprocessing.operators.speech_probability import SpeechProbability
+from preprocessing.operators.sync import RealignedSyncScores, SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -38,6 +42,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
+    Mfcc13, SpeechStates, SpeechConvolutions, Silence, SpeechProbability, Realign, RealignedSyncScores, ActiveSpeaker,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {

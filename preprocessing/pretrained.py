@@ -130,16 +130,21 @@ def load_network(kind: Any, folder: Path, model: str, **options: Any) -> Any:
 
 @contextmanager
 def loading(model: str, what: str) -> Iterator[None]:
-    """Turns what the libraries say about a folder that does not hold `what` into one line about `model`; no progress bars."""
+    """Turns what the libraries say about a folder that does not hold `what` into one line about `model`; no progress bars.
+
+    Nor a table of weights that are not wanted here, such as the head of a recogniser; `load_network` names those that are missing.
+    """
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise LikenessError(f"{model} does not load as {what} ({said[:300]})", allowed=what, fix="set model to another") from error
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -123,3 +123,16 @@ def _spread(network: torch.nn.Module) -> torch.nn.Module:
         if weights.ndim > 1:
             torch.nn.init.normal_(weights, std=0.6)
     return network
+
+
+def wav2vec2(folder: Path, seed: int = 0, **settings: Any) -> Path:
+    """A recogniser as jonatasgrosman/wav2vec2-large-xlsr-53-english is laid out, narrow but for its 1024 and 512 dims."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    size = {"hidden_size": 1024, "num_hidden_layers": 1, "num_attention_heads": 16, "intermediate_size": 16}
+    convolutions = {"conv_dim": (8,) * 6 + (512,), "conv_bias": True, "feat_extract_norm": "layer"}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 16}
+    torch.manual_seed(seed)
+    config = Wav2Vec2Config(**{**size, **convolutions, **positions, "do_stable_layer_norm": True, "vocab_size": 8, **settings})
+    _spread(Wav2Vec2ForCTC(config)).save_pretrained(folder)
+    return folder

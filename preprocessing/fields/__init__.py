@@ -25,7 +25,22 @@ from preprocessing.fields.faces import (
 )
 from preprocessing.fields.latents import Encoder, latent
 from preprocessing.fields.pictures import DUPLICATE, MEASURES, PERCEPTUAL_HASH, PICTURE_MEASURES, image
-from preprocessing.fields.sound import MEL80, SOUND_MEASURES, SYNC, VOICED
+from preprocessing.fields.sound import (
+    ACTIVE_SPEAKER,
+    ACTIVE_SPEAKER_MEASURES,
+    AUDIO_REALIGNED,
+    AUDIO_SILENT,
+    MEL80,
+    MFCC13,
+    REALIGNMENT,
+    SOUND_MEASURES,
+    SPEECH_PROBABILITY,
+    SYNC,
+    SYNC_REALIGNED,
+    VOICED,
+    W2V512,
+    W2V1024,
+)
 from preprocessing.fields.source import AUDIO, GIVEN, KEY_FRAME, SOURCE, TIMELINE, VIDEO
 from preprocessing.fields.text import (
     CAPTION_BLIP,
@@ -39,7 +54,11 @@ from preprocessing.fields.text import (
 from preprocessing.fields.vocabulary import FAMILIES, FIELDS, THEMES, by_name, known_names, markdown
 
 __all__ = [
+    "ACTIVE_SPEAKER",
+    "ACTIVE_SPEAKER_MEASURES",
     "AUDIO",
+    "AUDIO_REALIGNED",
+    "AUDIO_SILENT",
     "CAPTION_BLIP",
     "CAPTION_GIVEN",
     "CAPTION_LLAVA",
@@ -60,14 +79,18 @@ __all__ = [
     "LANDMARKS_478",
     "MEASURES",
     "MEL80",
+    "MFCC13",
     "NAME",
     "PERCEPTUAL_HASH",
     "PICTURE_MEASURES",
     "PROMPT",
+    "REALIGNMENT",
     "SOUND_MEASURES",
     "SOURCE",
     "SOURCE_PX",
+    "SPEECH_PROBABILITY",
     "SYNC",
+    "SYNC_REALIGNED",
     "TEXT_DIMS",
     "TEXT_POOLED_SDXL",
     "THEMES",
@@ -75,6 +98,8 @@ __all__ = [
     "TUBE_BOX",
     "VIDEO",
     "VOICED",
+    "W2V512",
+    "W2V1024",
     "AnyOf",
     "Codec",
     "CropKind",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Codec = Literal["json", "npy", "wav", "mjpeg", "jpg", "txt"]
-Rate = Literal["clip", "frame", "mel column", "audio sample"]
+Rate = Literal["clip", "frame", "mel column", "mfcc step", "speech feature", "audio sample"]
 
 SOURCE_PX = "picture as shown upright, px, x right, y down, pixel centres at .5"
 NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 import scipy.ndimage
 
 from preprocessing.audio_features import mfcc13
-from preprocessing.fields import AUDIO, FACE_BOX, FACE_VALID, SYNC, VIDEO, Field
+from preprocessing.fields import AUDIO, AUDIO_REALIGNED, FACE_BOX, FACE_VALID, SYNC, SYNC_REALIGNED, VIDEO, Field
 from preprocessing.operator import Operator, OperatorParams, Refused, Resources, Sample
 from preprocessing.operators.face_track import iou
 
@@ -50,6 +50,8 @@ class SyncScores(Operator):
     name = "syncnet"
     version = 1
     resources = Resources(assets=("syncnet_v2",))
+    sound: ClassVar[Field] = AUDIO
+    score: ClassVar[Field] = SYNC
 
     class Params(OperatorParams):
         """`protocol`: how the pictures are made."""
@@ -58,11 +60,11 @@ class SyncScores(Operator):
 
     @property
     def reads(self) -> tuple[Field, ...]:
-        return (VIDEO, AUDIO, FACE_BOX, FACE_VALID) if self.params.protocol == "track" else (VIDEO, AUDIO)
+        return (VIDEO, self.sound, FACE_BOX, FACE_VALID) if self.params.protocol == "track" else (VIDEO, self.sound)
 
     @property
     def writes(self) -> tuple[Field, ...]:
-        return (SYNC,)
+        return (self.score,)
 
     def setup(self) -> None:
         """Load SyncNet.
@@ -77,7 +79,7 @@ class SyncScores(Operator):
         self._network = syncnet.load_syncnet(assets.find("syncnet_v2"))
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
-        video, audio = sample[VIDEO], sample[AUDIO]
+        video, audio = sample[VIDEO], sample[self.sound]
         if video.fps != FPS:
             raise Refused(f"wrong-rate: {video.fps:g} frames per second, SyncNet works at {FPS}")
         track, first, count = None, 0, video.n_frames
@@ -94,7 +96,7 @@ class SyncScores(Operator):
         pictures = np.zeros((count, SIZE, SIZE, 3), np.uint8)
         for place, picture in enumerate(_pictures(video, track)):
             pictures[place] = picture[..., ::-1]  # SyncNet was trained on BGR
-        return {SYNC: self._score(pictures, heard)}
+        return {self.score: self._score(pictures, heard)}
 
     def _score(self, pictures: np.ndarray, heard: np.ndarray) -> dict[str, float]:
         import torch
@@ -108,6 +110,15 @@ class SyncScores(Operator):
         }  # fmt: skip
 
 
+class RealignedSyncScores(SyncScores):
+    """SYNC_REALIGNED: SYNC measured again, with AUDIO_REALIGNED. A field of its own, since AUDIO_REALIGNED is made from SYNC; with
+    settings of its own, that want to be SyncScores'."""
+
+    name = "syncnet_realigned"
+    sound = AUDIO_REALIGNED
+    score = SYNC_REALIGNED
+
+
 def _pictures(video: Any, track: Track | None) -> Iterator[np.ndarray]:
     """(224, 224, 3) RGB for every frame of the track, or of the clip. Reads all frames, since only a whole pass is kept."""
     for place, frame in enumerate(video):
@@ -118,19 +129,20 @@ def _pictures(video: Any, track: Track | None) -> Iterator[np.ndarray]:
 
 
 def longest_track(boxes: np.ndarray, valid: np.ndarray) -> Track | None:
-    """The longest stretch in which one face is followed, its centre and size smoothed over time.
+    """The longest stretch in which one face is followed; None where no face is seen. See `sightings` and `smoothed`."""
+    seen = max(sightings(boxes, valid), key=lambda track: track[-1] - track[0], default=None)
+    return None if seen is None else smoothed(boxes, seen)
+
+
+def sightings(boxes: np.ndarray, valid: np.ndarray) -> list[list[int]]:
+    """Stretches in which one face is followed, each as the frames in which it is seen.
 
     A sighting goes on with the track when it comes at most `MAX_GAP` frames after the last one and overlaps it by more than
-    `MIN_IOU`, and begins a new one otherwise. Frames between sightings get linearly interpolated boxes; then centre and
-    half-size (of the longer side) go through a median filter of `MEDIAN` frames, as published with zeros beyond the ends, so
-    that the first and last six values are lower than a median would be.
+    `MIN_IOU`, and begins a new one otherwise.
 
     Args:
         boxes: (N, 4) x0, y0, x1, y1 in px.
         valid: (N,) bool, where the face is seen.
-
-    Returns:
-        The track; None where no face is seen.
     """
     boxes = boxes.astype(np.float64)
     tracks: list[list[int]] = []
@@ -139,13 +151,20 @@ def longest_track(boxes: np.ndarray, valid: np.ndarray) -> Track | None:
         if last is None or place - last > MAX_GAP or iou(boxes[place], boxes[last]) <= MIN_IOU:
             tracks.append([])
         tracks[-1].append(int(place))
-    if not tracks:
-        return None
-    seen = max(tracks, key=lambda track: track[-1] - track[0])
+    return tracks
+
+
+def smoothed(boxes: np.ndarray, seen: list[int], ends: Literal["constant", "nearest"] = "constant") -> Track:
+    """The track of these sightings, its centre and size smoothed over time.
+
+    Frames between sightings get linearly interpolated boxes; then centre and half-size (of the longer side) go through a median
+    filter of `MEDIAN` frames, as published with zeros beyond the ends ("constant"), so that the first and last six values are
+    lower than a median would be, and a track of six frames has no size; or with its first and last value ("nearest").
+    """
     frames = np.arange(seen[0], seen[-1] + 1)
-    x0, y0, x1, y1 = (np.interp(frames, seen, boxes[seen, side]) for side in range(4))
+    x0, y0, x1, y1 = (np.interp(frames, seen, boxes[seen, side].astype(np.float64)) for side in range(4))
     curves = (x0 + x1) / 2, (y0 + y1) / 2, np.maximum(y1 - y0, x1 - x0) / 2
-    return Track(seen[0], np.stack([scipy.ndimage.median_filter(c, MEDIAN, mode="constant") for c in curves], axis=1))
+    return Track(seen[0], np.stack([scipy.ndimage.median_filter(c, MEDIAN, mode=ends) for c in curves], axis=1))
 
 
 def cut(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:

@@ -5,7 +5,11 @@ import pytest
 from astronaut_clips import burst_audio, fill, make_sample
 
 from infra.errors import LikenessError
-from preprocessing.fields import MEL80, VOICED
+from preprocessing import catalogue
+from preprocessing.audio_features import mfcc13
+from preprocessing.codecs import encode
+from preprocessing.fields import AUDIO, AUDIO_REALIGNED, AUDIO_SILENT, MEL80, MFCC13, SOURCE, VOICED
+from preprocessing.operator import Sample
 from preprocessing.operators.sound import VoiceActivity, bridged, frame_levels
 
 
@@ -70,3 +74,40 @@ def test_settings_reach_the_operator():
     assert not VoiceActivity(VoiceActivity.Params(floor=0))(heard(audio, 50))[VOICED].any()
     with pytest.raises(LikenessError, match=r"operator voice_activity: unknown setting 'flor'.*nearest is floor"):
         fill(heard(audio, 50), VOICED, voice_activity={"flor": 1})
+
+
+def test_mfcc_is_of_the_int16_samples():
+    audio = burst_audio(10, [4, 5])
+    found = fill(heard(audio, 10), MFCC13)[MFCC13]
+    assert np.array_equal(found, mfcc13(audio))
+    assert found.shape == (13, 39)
+    assert encode(MFCC13, found)
+
+
+@pytest.mark.parametrize(("fps", "n_frames", "samples"), [("25/1", 250, 160_000), ("30000/1001", 90, 48_048), ("25/1", 1, 640)])
+def test_silence_is_as_long_as_the_clip_and_needs_no_sound(fps, n_frames, samples):
+    sample = Sample("clip", {SOURCE.name: {"n_frames": n_frames, "fps": fps}})
+    silent = fill(sample, AUDIO_SILENT)[AUDIO_SILENT]
+    assert silent.shape == (samples,)
+    assert silent.dtype == np.int16
+    assert not silent.any()
+    assert encode(AUDIO_SILENT, silent)
+
+
+@pytest.mark.parametrize("name", ["mel80", "mfcc13", "voiced"])
+def test_operators_hear_the_sound_they_are_told_to(name):
+    audio, other = burst_audio(50, range(20, 40)), burst_audio(50, range(10, 15))
+    operator_name = {"voiced": "voice_activity"}.get(name, name)
+    plain, told = (catalogue.producer(name, {operator_name: given}) for given in ({}, {"sound": "audio_realigned"}))
+    assert AUDIO in plain.reads
+    assert AUDIO not in told.reads
+    assert AUDIO_REALIGNED in told.reads
+    assert plain.params.model_dump() == told.params.model_dump()  # what is read tells them apart, datasets stay as they are
+    sample = heard(audio, 50)
+    sample[AUDIO_REALIGNED] = other
+    (field,) = told.writes
+    assert np.array_equal(told(sample)[field], plain(heard(other, 50))[field])
+    assert not np.array_equal(told(sample)[field], plain(sample)[field])
+    for wrong in ("mel80", "sound", ""):
+        with pytest.raises(LikenessError, match="field of sound"):
+            catalogue.producer(name, {operator_name: {"sound": wrong}})

@@ -15,9 +15,10 @@ from infra.errors import LikenessError
 from models.perception.syncnet import SyncNet, SyncScore, sync_curve
 from preprocessing.audio_features import mfcc13
 from preprocessing.codecs import encode
-from preprocessing.fields import AUDIO, FACE_BOX, FACE_VALID, SYNC, VIDEO
+from preprocessing.fields import AUDIO, AUDIO_REALIGNED, FACE_BOX, FACE_VALID, REALIGNMENT, SYNC, SYNC_REALIGNED, VIDEO
 from preprocessing.operator import Refused, Sample
-from preprocessing.operators.sync import SyncScores, cut, longest_track
+from preprocessing.operators.realign import Realign, delayed
+from preprocessing.operators.sync import RealignedSyncScores, SyncScores, cut, longest_track
 
 
 class Toy:
@@ -179,9 +180,8 @@ class Meter(SyncNet):
         return 10 * mfcc[:, 0, 0].unflatten(1, (5, 4)).mean(2) - 170  # coefficient 0 is the log energy
 
 
-@pytest.mark.parametrize("protocol", ["track", "resize"])
-@pytest.mark.parametrize("late", [-9, -1, 0, 4, 15])
-def test_sound_that_comes_later_by_k_frames_lowers_the_offset_by_k(judge: Path, protocol: str, late: int) -> None:
+def metered(late: int, first: int = 3) -> Sample:
+    """80 frames as bright as the sound is loud, the sound `late` by so many frames; the face is seen from frame `first` on."""
     rng = np.random.default_rng(3)
     loudness = rng.uniform(3, 8, 80)
     sound = rng.standard_normal(80 * 640) * np.repeat(np.exp(np.roll(loudness, late)), 640)
@@ -189,12 +189,41 @@ def test_sound_that_comes_later_by_k_frames_lowers_the_offset_by_k(judge: Path, 
     bright = np.rint(20 * loudness + 20).astype(np.uint8)
     sample[VIDEO].frames = [np.full((100, 100, 3), value, np.uint8) for value in bright]
     sample[FACE_BOX] = np.tile(np.array([35, 35, 65, 65], np.float32), (80, 1))
-    sample[FACE_VALID] = np.arange(80) >= 3
+    sample[FACE_VALID] = np.arange(80) >= first
+    return sample
+
+
+@pytest.mark.parametrize("protocol", ["track", "resize"])
+@pytest.mark.parametrize("late", [-9, -1, 0, 4, 15])
+def test_sound_that_comes_later_by_k_frames_lowers_the_offset_by_k(judge: Path, protocol: str, late: int) -> None:
+    sample = metered(late)
     operator = ready(protocol)
     operator._network = Meter().eval()
     sync = operator(sample)[SYNC]
     assert sync["offset_frames"] == -late
     assert sync["confidence"] > 10
+
+
+@pytest.mark.parametrize("late", [-6, -2, 0, 1, 5])
+def test_shifted_sound_is_measured_moved_back_and_measured_again(judge: Path, late: int) -> None:
+    before, after = ready(), RealignedSyncScores()
+    after.setup()
+    before._network = after._network = Meter().eval()
+    assert after.reads == (VIDEO, AUDIO_REALIGNED, FACE_BOX, FACE_VALID)
+    sample = metered(0)
+    original, in_sync = sample[AUDIO], before(sample)[SYNC]
+    sample[AUDIO] = delayed(original, 640 * late)
+    sample[SYNC] = before(sample)[SYNC]
+    assert sample[SYNC]["offset_frames"] == in_sync["offset_frames"] - late == -late
+    for field, value in Realign()(sample).items():
+        sample[field] = value
+    assert sample[REALIGNMENT] == {"shift_frames": -late, "trusted": 1}
+    kept = slice(max(0, -640 * late), len(original) - max(0, 640 * late))
+    assert np.array_equal(sample[AUDIO_REALIGNED][kept], original[kept])
+    again = after(sample)[SYNC_REALIGNED]
+    assert again["offset_frames"] == 0
+    assert again["confidence"] > 10
+    assert again == in_sync or late != 0
 
 
 def test_what_can_not_be_scored_is_refused_with_the_reason(judge: Path) -> None:

@@ -68,3 +68,47 @@ def scrfd(path: Path, outputs: int = 9) -> Path:
         order += [helper.make_tensor_value_info(f"{kind}{s}", TensorProto.FLOAT, [None, width]) for s in sees]
     taken = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])]
     return _save(path, nodes, taken, order[:outputs], weights)
+
+
+def voice_detector(path: Path) -> Path:
+    """Silero VAD's layout. The probability is the mean magnitude of the 576 samples it hears, plus how many calls went before."""
+    weights = {"first": np.zeros(3, np.int64), "end": np.ones(3, np.int64), "flat": np.ones(2, np.int64), "one": np.float32(1)}
+    nodes = [
+        helper.make_node("Abs", ["input"], ["magnitude"]),
+        helper.make_node("ReduceMean", ["magnitude"], ["loudness"], axes=[1], keepdims=1),
+        helper.make_node("Slice", ["state", "first", "end"], ["corner"]),
+        helper.make_node("Reshape", ["corner", "flat"], ["calls"]),
+        helper.make_node("Add", ["loudness", "calls"], ["plain"]),
+        helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["rate", "rate"], ["same"]),
+        helper.make_node("Mul", ["plain", "same"], ["output"]),
+        helper.make_node("Add", ["state", "one"], ["stateN"]),
+    ]
+    taken = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", "sequence"]),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, "batch", 128]),
+        helper.make_tensor_value_info("sr", TensorProto.INT64, []),
+    ]
+    given = [
+        helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 1]),
+        helper.make_tensor_value_info("stateN", TensorProto.FLOAT, [2, "batch", 128]),
+    ]
+    return _save(path, nodes, taken, given, weights)
+
+
+def speaker_detector(path: Path, bias: float = 0.0) -> Path:
+    """Light-ASD's layout. A frame's score is the mean of its picture, plus the mean of its 52 cepstra, plus `bias`."""
+    weights = {"four": np.array([1, -1, 52], np.int64), "line": np.array([-1], np.int64), "bias": np.float32(bias)}
+    nodes = [
+        helper.make_node("ReduceMean", ["faces"], ["grey"], axes=[2, 3], keepdims=0),
+        helper.make_node("Reshape", ["mfcc", "four"], ["steps"]),
+        helper.make_node("ReduceMean", ["steps"], ["sound"], axes=[2], keepdims=0),
+        helper.make_node("Add", ["grey", "sound"], ["both"]),
+        helper.make_node("Add", ["both", "bias"], ["moved"]),
+        helper.make_node("Reshape", ["moved", "line"], ["score"]),
+    ]
+    taken = [
+        helper.make_tensor_value_info("mfcc", TensorProto.FLOAT, [1, "T4", 13]),
+        helper.make_tensor_value_info("faces", TensorProto.FLOAT, [1, "T", 112, 112]),
+    ]
+    return _save(path, nodes, taken, [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["T"])], weights)
