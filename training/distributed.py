@@ -10,6 +10,8 @@ import warnings
 import torch
 import torch.distributed as dist
 
+from infra import libraries
+
 
 def _keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one: giving it back costs a page fault per 4 KiB in every step (7 % of a
@@ -23,8 +25,8 @@ def _keep_freed_memory() -> None:
 def setup(threads: int) -> None:
     """Join the launcher's process group, or make one of a single process. Safe to call again."""
     torch.set_num_threads(threads)
+    libraries.quiet()
     if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed would otherwise guess from installed packages
         _keep_freed_memory()
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if not dist.is_initialized():

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from infra import libraries
 from infra.errors import LikenessError
 from infra.model_files import find_model, locate_model
 
@@ -218,6 +219,7 @@ def open_backbone(
     Raises:
         LikenessError: absent (says how to get it), no Stable Diffusion, or of another family.
     """
+    libraries.quiet()
     folder = locate_model(str(ref))
     opened = Backbone(family or "sd15", folder, str(ref), dtype, torch.device(device))
     found = family_of(opened.settings("unet"))
