@@ -85,8 +85,8 @@ class StyleInjection:
         path: moves of inversion and sampling. The times asked in sampling must be among those asked in inversion.
         alpha_bar, prediction: of the UNet's training.
         layers: names of self-attention layers.
-        store: type the features are kept in; None keeps none and computes them again at every sampling step, from the latents of the
-            inversion: two more calls of the network a step, and megabytes instead of gigabytes.
+        store: type the features are kept in; None keeps none and computes them again at every sampling step, from the inversion's
+            latents: two more calls of the network a step, and megabytes instead of gigabytes.
     """
 
     unet: Any
@@ -151,10 +151,11 @@ class StyleInjection:
                 session.key = time
                 return self._ask(x, time)
 
-        latent = start
+        latents = [start]
         for latent in walk(network, start, self.path.sample, self.alpha_bar, self.prediction):
+            latents = [latent]
             watch()
-        return latent
+        return latents[-1]
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The plain way back from (N, C, h, w), nothing injected."""
