@@ -20,12 +20,18 @@ from training.stage import Artefact, Stage
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of generation: its name on the command line, its kind, and a sentence."""
+    """One input or output of generation: its name on the command line, its kind, and a sentence.
+
+    Attributes:
+        kind: of inputs "video or picture", "picture", "audio", "text"...; of outputs "video", or "picture" (one or several).
+        many: may be given several times; the generation then gets a list, in the order given.
+    """
 
     name: str
-    kind: str  # "video or picture", "audio", "text", "video", ...
+    kind: str
     meaning: str
     required: bool = True
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Method:
         stages: training stages in their order; empty for training-free methods.
         recipe: name of the dataset recipe that makes the fields its stages need.
         bundle: component -> stages that can provide it, best first; what generation loads.
+        families: of base models it runs on ("sd15", "sd21", "sdxl"), the usual one first; none for methods without a base. Their
+            stages and generations have a setting `base` (`--base` on the command line).
         generator: "module:class" of its `Generation`, imported when used, so that listing methods costs nothing.
         importer: "module:function": published file -> (component, weights, stage settings that rebuild the network).
         exporter: "module:function": (weights, file, step) writes the published layout.
@@ -61,6 +69,7 @@ class Method:
     stages: tuple[type[Stage], ...]
     recipe: str = ""
     bundle: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    families: tuple[str, ...] = ()
     generator: str = ""
     importer: str | None = None
     exporter: str | None = None
@@ -89,15 +98,19 @@ class Values(Protocol):
     def __contains__(self, field: Field, /) -> bool: ...
 
 
+Inputs = Mapping[str, Any]  # port -> `Values`, or a list of them where the port may be given several times
+
+
 @dataclass
 class Output:
-    """What a method made. One frame without sound is a picture.
+    """What a method made: a video, or pictures (one after the other, without sound; each may have its own size).
 
     Attributes:
         frames: (H, W, 3) uint8 RGB one after the other, made while they are taken; one pass.
         n_frames: how many there will be.
         audio: int16 (samples,) mono at `rate_hz`, or None; sample 0 is heard when frame 0 is shown.
         sound_of: the port whose sound `audio` is, unchanged; whoever has its file may keep the recording's own rate.
+        names: of pictures, one each, where there are several: the middle of their files' names. Numbers where not given.
     """
 
     frames: Iterator[np.ndarray]
@@ -106,6 +119,7 @@ class Output:
     audio: np.ndarray | None = None
     rate_hz: int = 16_000
     sound_of: str = ""
+    names: tuple[str, ...] = ()
 
 
 class Generation(ABC):
@@ -131,7 +145,7 @@ class Generation(ABC):
         """
         self.config: Any = config if config is not None else self.Config()
 
-    def frames_needed(self, port: str, fps: Fraction, inputs: Mapping[str, Values]) -> int | None:
+    def frames_needed(self, port: str, fps: Fraction, inputs: Inputs) -> int | None:
         """How many frames of a port's video are used at most, so that no more are looked at; None for all.
 
         Args:
@@ -141,7 +155,7 @@ class Generation(ABC):
         return None
 
     @abstractmethod
-    def __call__(self, inputs: Mapping[str, Values], rng: np.random.Generator) -> Output:
+    def __call__(self, inputs: Inputs, rng: np.random.Generator) -> Output:
         """Check the inputs, then make media. All randomness comes from `rng`.
 
         Raises:

@@ -17,10 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from infra.digest import of_file
 from infra.errors import LikenessError
+from infra.model_files import public_name
 from infra.registry import Registry
 from infra.settings import apply_overrides, merge
 from infra.workspace import Workspace
-from models.method import Generation, Method, Output, Port, resolve
+from models.diffusion.bases import PUBLISHED, open_base
+from models.method import Generation, Inputs, Method, Output, Port, resolve
 from pipelines.imports import artefact_from_file
 from pipelines.train import bundle
 from preprocessing.apply import read_sound, run_in_memory, run_on_sound, sound_rate_hz
@@ -45,36 +47,48 @@ class Weights:
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """One generation, resolved and checked; `inputs` holds a file or a text per port."""
+    """One generation, resolved and checked.
+
+    Attributes:
+        inputs: files or texts of each port, one or several.
+        base: the base model's name for other people, and its checksum; None for methods without.
+        out: the file to write; of several pictures, what their names begin with.
+    """
 
     method: Method
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, ...]]
     settings: Generation.Config
     weights: Weights
     seed: int
     out: Path
+    base: tuple[str, str] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """The provenance record: enough to tell what this is, and to make it again. Holds no time and no folder, so that the
         same generation gives the same bytes."""
-        files = {name: Path(self.inputs[name]) for name in _file_ports(self.method) if name in self.inputs}
+        given: dict[str, list[dict[str, str]]] = {}
+        for port in self.method.inputs:
+            for value in self.inputs.get(port.name, ()):
+                entry = {"text": value} if port.kind == "text" else {"file": Path(value).name, "sha256": of_file(Path(value))}
+                given.setdefault(port.name, []).append(entry)
+        settings = self.settings.model_dump(mode="json")
+        if self.base:
+            settings["base"] = self.base[0]
         return {
-            "generated": True, "method": self.method.name, "seed": self.seed, "settings": self.settings.model_dump(mode="json"),
+            "generated": True, "method": self.method.name, "seed": self.seed, "settings": settings,
             "model": {
                 name: {"reference": self.weights.references[name], "sha256": artefact.facts["sha256"]}
                 for name, artefact in self.weights.artefacts.items()
             },
-            "inputs": {
-                name: {"file": files[name].name, "sha256": of_file(files[name])} if name in files else {"text": value}
-                for name, value in self.inputs.items()
-            },
-        }  # fmt: skip
+            "inputs": {port.name: given[port.name] if port.many else given[port.name][0]
+                       for port in self.method.inputs if port.name in given},
+        } | ({"base": dict(zip(("reference", "sha256"), self.base, strict=True))} if self.base else {})  # fmt: skip
 
 
 def make_plan(
     method: Method, words: Sequence[str], *, model: str | None, weights: Sequence[str], out: str | None, preset: str | None,
-    seed: int, space: Workspace,
+    seed: int, space: Workspace, base: str | None = None,
 ) -> GenerationPlan:  # fmt: skip
     """Resolve a generation from the words of a command line.
 
@@ -82,6 +96,8 @@ def make_plan(
         words: `PORT=FILE`, `PORT=TEXT` and `SETTING=VALUE`.
         model: `models:/...` or an artefact's folder; None for the champion, or the newest where there is none.
         weights: published files, instead of a model.
+        base: the base model, of methods that have one; None for what the settings say, else what the model was trained on, else
+            the method's usual one.
 
     Raises:
         LikenessError: anything that would make it fail later, as far as can be told without decoding.
@@ -92,33 +108,52 @@ def make_plan(
     inputs, overrides = split_words(method, generation, words)
     settings = apply_overrides(_preset(method, generation, preset), overrides)
     for port in method.inputs:
-        if port.name in inputs and port.kind != "text":
-            check_file(port, Path(inputs[port.name]))
+        for value in inputs.get(port.name, ()) if port.kind != "text" else ():
+            check_file(port, Path(value))
     path = _out_file(method, inputs, out)
-    return GenerationPlan(method, inputs, settings, find_weights(method, model, weights, space), seed, path)
+    found = find_weights(method, model, weights, space)
+    settings, chosen = _with_base(method, settings, base, found)
+    return GenerationPlan(method, inputs, settings, found, seed, path, chosen)
 
 
-def split_words(method: Method, generation: type[Generation], words: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Words of a command line -> (port -> file or text, `key=value` settings).
+def _with_base(
+    method: Method, settings: Any, base: str | None, weights: Weights
+) -> tuple[Generation.Config, tuple[str, str] | None]:
+    """The settings with the base model's name filled in; its name for other people and its checksum."""
+    if not method.families:
+        if base:
+            raise LikenessError(f"{method.name} has no base model", fix="leave --base out")
+        return settings, None
+    trained = [artefact.facts["base"]["reference"] for artefact in weights.artefacts.values() if "base" in artefact.facts]
+    usual = PUBLISHED[method.families[0]]  # type: ignore[index]
+    ref = base or settings.base or next(iter(trained), usual)
+    backbone = open_base(ref, method.families)
+    return settings.model_copy(update={"base": ref}), (public_name(ref), backbone.checksum)
+
+
+def split_words(
+    method: Method, generation: type[Generation], words: Iterable[str]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Words of a command line -> (port -> files or texts, `key=value` settings).
 
     Raises:
         LikenessError: a port given twice, misspelt, or missing.
     """
     ports = {port.name: port for port in method.inputs}
-    inputs: dict[str, str] = {}
+    inputs: dict[str, tuple[str, ...]] = {}
     settings: list[str] = []
     for word in words:
         key, equals, value = word.partition("=")
         if key in ports and equals:
-            if key in inputs:
-                raise LikenessError(f"{key}= is given twice: {inputs[key]} and {value}", allowed="one")
-            inputs[key] = value
+            if key in inputs and not ports[key].many:
+                raise LikenessError(f"{key}= is given twice: {inputs[key][0]} and {value}", allowed="one")
+            inputs[key] = (*inputs.get(key, ()), value)
             continue
         near = get_close_matches(key, ports, 1)
         if near and key.partition(".")[0] not in generation.Config.model_fields:
             raise LikenessError(f"{method.name} has no input {key!r}", fix=f"did you mean {near[0]}=?")
         settings.append(word)
-    missing = [port for port in method.inputs if port.required and not inputs.get(port.name)]
+    missing = [port for port in method.inputs if port.required and not any(inputs.get(port.name, ()))]
     if missing:
         form = " ".join(f"{p.name}={'TEXT' if p.kind == 'text' else 'FILE'}" for p in method.inputs if p.required)
         needs = ", ".join(f"{p.name}= ({p.kind}: {p.meaning})" for p in missing)
@@ -213,13 +248,9 @@ def _preset(method: Method, generation: type[Generation], preset: str | None) ->
     return merge(generation.Config(), there[preset] if preset else {})
 
 
-def _file_ports(method: Method) -> list[str]:
-    return [port.name for port in method.inputs if port.kind != "text"]
-
-
-def _out_file(method: Method, inputs: Mapping[str, str], out: str | None) -> Path:
+def _out_file(method: Method, inputs: Mapping[str, tuple[str, ...]], out: str | None) -> Path:
     suffix = SUFFIXES[method.outputs[0].kind]
-    files = [Path(inputs[name]) for name in _file_ports(method) if name in inputs]
+    files = [Path(file) for port in method.inputs if port.kind != "text" for file in inputs.get(port.name, ())]
     path = Path(out) if out else Path("-".join([method.name, *(file.stem for file in files)]) + suffix)
     if path.suffix.lower() != suffix:
         raise LikenessError(f"--out {path}", allowed=f"a name that ends with {suffix}")
@@ -242,21 +273,23 @@ def run(plan: GenerationPlan, watch: Watch = lambda *_: None) -> dict[str, Any]:
         LikenessError: as the inputs say. Nothing is written then, and an earlier output is left alone.
     """
     generation: Generation = resolve(plan.method.generator)(plan.weights.artefacts, plan.settings)
-    inputs: dict[str, Sample] = {}
+    inputs: dict[str, Any] = {}
     for port in sorted(plan.method.inputs, key=lambda port: not port.kind.startswith(("text", "audio"))):
         if port.name in plan.inputs:
-            inputs[port.name] = read_port(port, plan.inputs[port.name], generation, inputs, watch)
+            read = [read_port(port, value, generation, inputs, watch) for value in plan.inputs[port.name]]
+            inputs[port.name] = read if port.many else read[0]
     output = generation(inputs, np.random.default_rng(plan.seed))
+    if plan.method.outputs[0].kind == "picture":
+        return _save_pictures(plan, output, watch)
     if output.sound_of:
-        file = plan.inputs[output.sound_of]
+        file = plan.inputs[output.sound_of][0]
         recorded = sound_rate_hz(file)
         output.rate_hz = recorded if recorded in AAC_RATES and recorded <= MOST_HZ else MOST_HZ
         output.audio = read_sound(file, output.rate_hz)
     record = plan.record
     part = plan.out.with_name(f".{plan.out.name}.{os.getpid()}.part")
     try:
-        frames = _watched(output.frames, output.n_frames, watch)
-        size = (_write_video if plan.out.suffix.lower() == ".mp4" else _write_picture)(part, output, frames, record)
+        size = _write_video(part, output, _watched(output.frames, output.n_frames, watch), record)
         record["output"] = {
             "file": plan.out.name, "sha256": of_file(part), "width": size[1], "height": size[0], "frames": output.n_frames,
             "fps": str(output.fps), "sound_s": 0.0 if output.audio is None else round(len(output.audio) / output.rate_hz, 3),
@@ -270,12 +303,36 @@ def run(plan: GenerationPlan, watch: Watch = lambda *_: None) -> dict[str, Any]:
     return record
 
 
+def _save_pictures(plan: GenerationPlan, output: Output, watch: Watch) -> dict[str, Any]:
+    """Every picture under its own name, each as it is made; the record when all are there."""
+    record = plan.record
+    names = output.names or tuple(str(number) for number in range(1, output.n_frames + 1))
+    several = output.n_frames > 1
+    sidecar(plan.out).unlink(missing_ok=True)
+    record["output"] = []
+    for name, picture in zip(names, _watched(output.frames, output.n_frames, watch), strict=True):
+        out = plan.out.with_name(f"{plan.out.stem}-{name}{plan.out.suffix}") if several else plan.out
+        part = out.with_name(f".{out.name}.{os.getpid()}.part")
+        try:
+            own = {key: value for key, value in record.items() if key != "output"}
+            _write_picture(part, picture, own | ({"picture": name} if several else {}))
+            made = {"file": out.name, "sha256": of_file(part), "width": picture.shape[1], "height": picture.shape[0]}
+            os.replace(part, out)
+        finally:
+            part.unlink(missing_ok=True)
+        record["output"].append(made)
+    part = sidecar(plan.out).with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    os.replace(part, sidecar(plan.out))
+    return record
+
+
 def sidecar(out: Path) -> Path:
     """Where the provenance record of a file lies."""
     return out.with_name(out.name + ".json")
 
 
-def read_port(port: Port, value: str, generation: Generation, before: Mapping[str, Sample], watch: Watch) -> Sample:
+def read_port(port: Port, value: str, generation: Generation, before: Inputs, watch: Watch) -> Sample:
     """What the generation is given for one port: its fields, made by the dataset's operators at the file's own frame rate."""
     fields = generation.inputs[port.name]
     if port.kind == "text":
@@ -305,10 +362,7 @@ def _write_video(path: Path, output: Output, frames: Iterator[np.ndarray], recor
     return tuple(side + side % 2 for side in first.shape[:2])  # H.264 takes even sizes only
 
 
-def _write_picture(path: Path, output: Output, frames: Iterator[np.ndarray], record: Mapping[str, Any]) -> tuple[int, ...]:
-    """Returns height and width."""
-    picture = next(frames)
+def _write_picture(path: Path, picture: np.ndarray, record: Mapping[str, Any]) -> None:
     facts = PngInfo()
     facts.add_text("comment", json.dumps(record, sort_keys=True))
     Image.fromarray(picture).save(path, "png", pnginfo=facts)
-    return picture.shape[:2]

@@ -25,6 +25,7 @@ def command(
         str | None, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder; else the champion, or the newest.")
     ] = None,
     weights: Annotated[list[str] | None, typer.Option("--weights", help="A published checkpoint instead of a model.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: folder or hub id in diffusers' layout, or tiny-sdxl...")] = None,
     out: Annotated[str | None, typer.Option(help="File to write; else named after the inputs.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all randomness.")] = 0,
     preset: Annotated[str | None, typer.Option(help="Named settings of the method.")] = None,
@@ -39,7 +40,7 @@ def command(
 
     plan = make_plan(
         method_named(method), words or [], model=model, weights=weights or [], out=out, preset=preset, seed=seed,
-        space=open_workspace(workspace),
+        space=open_workspace(workspace), base=base,
     )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
@@ -59,6 +60,13 @@ def command(
         typer.echo(json.dumps(record, indent=1, ensure_ascii=False))
         return
     made = record["output"]
+    if isinstance(made, list):
+        for picture in made:
+            console.print(f"wrote {plan.out.with_name(picture['file'])} ({picture['width']} x {picture['height']})", markup=False)
+        console.print(
+            f"in {time.monotonic() - begun:.1f} s with {plan.weights.said}; provenance in {sidecar(plan.out)}", markup=False
+        )
+        return
     size = f"{made['width']} x {made['height']}"
     length = f", {made['frames']} frames at {float(Fraction(made['fps'])):.5g} fps, {made['sound_s']} s of sound"
     facts = size + (length if made["frames"] > 1 else "")
@@ -73,8 +81,9 @@ def _show_plan(plan: GenerationPlan, console: Console, as_json: bool) -> None:
         typer.echo(json.dumps(plan.record | {"out": str(plan.out), "weights": plan.weights.said}, indent=1, ensure_ascii=False))
         return
     console.print(f"{plan.method.name} with {plan.weights.said}, seed {plan.seed}", markup=False)
-    for name, value in plan.inputs.items():
-        console.print(f"  {name}: {value}", markup=False)
+    for name, values in plan.inputs.items():
+        for value in values:
+            console.print(f"  {name}: {value}", markup=False)
     for key, kind, value in describe(plan.settings):
         console.print(f"  {key} = {value!r}  ({kind})", markup=False)
     console.print(f"  writes {plan.out}", markup=False)

@@ -27,7 +27,15 @@ from preprocessing.fields.latents import Encoder, latent
 from preprocessing.fields.pictures import DUPLICATE, MEASURES, PERCEPTUAL_HASH, PICTURE_MEASURES, image
 from preprocessing.fields.sound import MEL80, SOUND_MEASURES, SYNC, VOICED
 from preprocessing.fields.source import AUDIO, GIVEN, KEY_FRAME, SOURCE, TIMELINE, VIDEO
-from preprocessing.fields.text import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, TEXT_DIMS, TEXT_POOLED_SDXL, text_embedding
+from preprocessing.fields.text import (
+    CAPTION_BLIP,
+    CAPTION_GIVEN,
+    CAPTION_LLAVA,
+    PROMPT,
+    TEXT_DIMS,
+    TEXT_POOLED_SDXL,
+    text_embedding,
+)
 from preprocessing.fields.vocabulary import FAMILIES, FIELDS, THEMES, by_name, known_names, markdown
 
 __all__ = [
@@ -55,6 +63,7 @@ __all__ = [
     "NAME",
     "PERCEPTUAL_HASH",
     "PICTURE_MEASURES",
+    "PROMPT",
     "SOUND_MEASURES",
     "SOURCE",
     "SOURCE_PX",

@@ -9,21 +9,7 @@ from preprocessing.fields.contract import Family, Field
 CAPTION_GIVEN = Field("caption_given", "txt", "str", (), "clip", "the caption that came with the source")
 CAPTION_BLIP = Field("caption_blip", "txt", "str", (), "clip", "caption of the key frame by BLIP")
 CAPTION_LLAVA = Field("caption_llava", "txt", "str", (), "clip", "caption of the key frame by LLaVA")
-TEXT_POOLED_SDXL = Field(
-    "text_pooled_sdxl", "npy", "float16", ("dims",), "clip",
-    "pooled embedding of the caption by SDXL's second text encoder, 1280 dims",
-)
-CAPTION_BLIP = Field("caption_blip", "txt", "str", (), "clip", "caption of the key frame by BLIP")
-CAPTION_LLAVA = Field("caption_llava", "txt", "str", (), "clip", "caption of the key frame by LLaVA")
-TEXT_POOLED_SDXL = Field(
-    "text_pooled_sdxl", "npy", "float16", ("dims",), "clip",
-    "pooled embedding of the caption by SDXL's second text encoder, 1280 dims",
-)
-CAPTION_LLAVA = Field("caption_llava", "txt", "str", (), "clip", "caption of the key frame by LLaVA")
-TEXT_POOLED_SDXL = Field(
-    "text_pooled_sdxl", "npy", "float16", ("dims",), "clip",
-    "pooled embedding of the caption by SDXL's second text encoder, 1280 dims",
-)
+PROMPT = Field("prompt", "txt", "str", (), "clip", "what a picture is asked to show; given when generating", stored=False)
 TEXT_POOLED_SDXL = Field(
     "text_pooled_sdxl", "npy", "float16", ("dims",), "clip",
     "pooled embedding of the caption by SDXL's second text encoder, 1280 dims",
@@ -40,7 +26,7 @@ def text_embedding(encoder: str) -> Field:
     )
 
 
-FIELDS: tuple[Field, ...] = (CAPTION_GIVEN, CAPTION_BLIP, CAPTION_LLAVA, TEXT_POOLED_SDXL)
+FIELDS: tuple[Field, ...] = (CAPTION_GIVEN, CAPTION_BLIP, CAPTION_LLAVA, PROMPT, TEXT_POOLED_SDXL)
 
 FAMILIES: tuple[Family, ...] = (
     Family(

@@ -23,6 +23,8 @@ from infra.digest import of_file
 from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.workspace import Workspace
+from models.diffusion.bases import open_base
+from models.diffusion.generation import DiffusionGeneration
 from models.method import Generation, Method, Output, Port, Values
 from models.registry import method_named
 from models.wav2lip.network import Expert, Generator
@@ -33,7 +35,7 @@ from pipelines.generate import find_weights, make_plan, run, sidecar
 from pipelines.train.bundle import open_bundle, register_bundle
 from preprocessing.apply import run_in_memory, run_on_sound
 from preprocessing.audio_features import mel_chunk_count
-from preprocessing.fields import AUDIO, FACE_BOX, MEL80, SOURCE, VIDEO, Field
+from preprocessing.fields import AUDIO, FACE_BOX, MEL80, PROMPT, SOURCE, VIDEO, Field, image
 from preprocessing.media.audio import read_audio
 from preprocessing.media.decode import open_video
 from preprocessing.media.mux import read_metadata, write_video
@@ -305,4 +307,47 @@ def test_the_contract_serves_words_to_pictures_too(things, tmp_path):
         carried = json.loads(picture.info["comment"])
     assert carried["inputs"] == {"prompt": {"text": "a = b"}}
     assert record == carried | {"output": record["output"]}
-    assert (record["output"]["frames"], record["output"]["sound_s"]) == (1, 0.0)
+    assert [(made["file"], made["width"], made["height"]) for made in record["output"]] == [("out.png", 21, 30)]
+
+
+class Sheet(DiffusionGeneration):
+    """Several pictures out, of inputs given several times, on a base."""
+
+    inputs = {"picture": (image(64),), "prompt": (PROMPT,)}
+
+    def __call__(self, inputs: Mapping[str, Any], rng: np.random.Generator) -> Output:
+        shown = [sample[image(64)] for sample in inputs["picture"]]
+        assert [sample[PROMPT] for sample in inputs["prompt"]] == ["one", "two"]
+        shades = [int(127 + 100 * float(self.backbone.alpha_bar[999])), *(int(picture.mean()) for picture in shown)]
+        return Output(iter([np.full((8, 8, 3), shade, np.uint8) for shade in shades]), 3, names=("base", "a", "b"))
+
+
+def test_several_inputs_several_pictures_and_a_base(things, tmp_path, monkeypatch):
+    monkeypatch.setattr(Method, "presets", lambda self: {})
+    method = Method(
+        name="sheet", title="", paper="", task="", stages=(), families=("sd15", "sdxl"), generator=f"{__name__}:Sheet",
+        inputs=(Port("picture", "picture", "", many=True), Port("prompt", "text", "", many=True)),
+        outputs=(Port("picture", "picture", ""),),
+    )  # fmt: skip
+    words = [f"picture={things.photo}", "prompt=one", f"picture={things.noise}", "prompt=two"]
+    given = {"model": None, "weights": [], "preset": None, "seed": 0, "space": things.space}
+    plan = make_plan(method, words, out=str(tmp_path / "out.png"), base="tiny-sd15", **given)
+    record = run(plan)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-a.png", "out-b.png", "out-base.png", "out.png.json"]
+    assert record["base"] == {"reference": "tiny-sd15", "sha256": open_base("tiny-sd15").checksum}
+    assert [entry["sha256"] for entry in record["inputs"]["picture"]] == [of_file(things.photo), of_file(things.noise)]
+    assert record["inputs"]["prompt"] == [{"text": "one"}, {"text": "two"}]
+    with Image.open(tmp_path / "out-b.png") as picture:
+        assert json.loads(picture.info["comment"]) == {k: v for k, v in record.items() if k != "output"} | {"picture": "b"}
+
+    with pytest.raises(LikenessError, match=r"of the family sd21; allowed: sd15, sdxl; .*stable-diffusion-xl-base"):
+        make_plan(method, words, out=None, base="tiny-sd21", **given)
+    with pytest.raises(LikenessError, match="hf download stable-diffusion-v1-5"):
+        make_plan(method, words, out=None, **given)
+    with pytest.raises(LikenessError, match="likeness assets make trained-tiny-sd15"):
+        make_plan(method, words, out=None, base="trained-tiny-sd15", **given)
+    with pytest.raises(LikenessError, match="wav2lip has no base model; leave --base out"):
+        make_plan(
+            method_named("wav2lip"), [f"face={things.clip}", f"audio={things.speech}"], out=None, base="tiny-sd15",
+            **given | {"model": str(things.model)},
+        )  # fmt: skip
