@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from infra.errors import LikenessError
 from models.diffusion.backbone import Backbone
 
+Name = Literal[
+    "ddim", "ddpm", "pndm", "lms", "euler", "euler-ancestral", "heun", "dpm2", "dpm2-ancestral", "dpmpp-2m", "dpmpp-2m-karras",
+    "dpmpp-2m-sde", "dpmpp-2s", "deis", "unipc",
+]  # fmt: skip
 # name -> class of diffusers, its settings beyond the model's own
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+SCHEDULERS: dict[Name, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
@@ -29,7 +33,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
+def make_scheduler(backbone: Backbone, name: Name, steps: int) -> Any:
     """A scheduler with the model's noise schedule and prediction type, its times set, on the model's device.
 
     Raises:
@@ -38,7 +42,7 @@ def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
     import diffusers
 
     if name not in SCHEDULERS:
-        raise LikenessError(f"there is no scheduler {name!r}", allowed=", ".join(SCHEDULERS))
+        raise LikenessError(f"there is no scheduler {name!r}", allowed=", ".join(get_args(Name)))
     kind, changes = SCHEDULERS[name]
     scheduler = backbone.scheduler(getattr(diffusers, kind), **changes)
     scheduler.set_timesteps(steps, device=torch.device(backbone.device))

@@ -10,7 +10,7 @@ where q_cs is the layer's own query and q_c, k_s, v_s are those the two inversio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from infra.errors import LikenessError
 from models.diffusion.attention import attention_hooks
 from models.diffusion.attention_processor import Edit, Hook, Part, Recorded
 from models.diffusion.conditioning import Condition
-from models.diffusion.inversion import CLEAN, Move, Path, convention_a, convention_b, travel, walk
+from models.diffusion.inversion import CLEAN, Move, Path, convention_a, convention_b, travel
 from models.diffusion.layer_names import ldm_attention
 from models.diffusion.schedules import Prediction
 
@@ -117,7 +117,6 @@ class StyleInjection:
         temperature: float = 1.5,
         start: Tensor | None = None,
         epsilon: float = 0.0,
-        watch: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """(N, C, h, w) latents: content n drawn in style n.
 
@@ -127,14 +126,12 @@ class StyleInjection:
             temperature: factor on the logits of the injected layers.
             start: (N, C, h, w) to begin with instead of the contents' ends with the statistics of the styles' ends.
             epsilon: see `adain`.
-            watch: called after each step.
 
         Raises:
             LikenessError: numbers that do not go together, pictures of several sizes, or traces of another schedule.
         """
         self._check(contents, styles)
-        if start is None:
-            start = torch.cat([adain(content.end, style.end, epsilon) for content, style in zip(contents, styles, strict=True)])
+        start = self.start(contents, styles, epsilon) if start is None else start
         at: dict[tuple[str, int], Edit] = {}
         hooks = {name: Hook(edit=lambda layer, time: at[layer, time]) for name in self.layers}
 
@@ -151,19 +148,20 @@ class StyleInjection:
                 session.key = time
                 return self._ask(x, time)
 
-        latents = [start]
-        for latent in walk(network, start, self.path.sample, self.alpha_bar, self.prediction):
-            latents = [latent]
-            watch()
-        return latents[-1]
+        return travel(network, start, self.path.sample, self.alpha_bar, self.prediction)
+
+    def start(self, contents: Sequence[Trace], styles: Sequence[Trace], epsilon: float = 0.0) -> Tensor:
+        """(N, C, h, w) the contents' noise with the statistics of the styles'."""
+        return torch.cat([adain(content.end, style.end, epsilon) for content, style in zip(contents, styles, strict=True)])
 
     def reconstruct(self, latent: Tensor) -> Tensor:
         """The plain way back from (N, C, h, w), nothing injected."""
         return travel(self._ask, latent, self.path.sample, self.alpha_bar, self.prediction)
 
     def _ask(self, x: Tensor, time: int) -> Tensor:
+        """The network's output in the latent's type: moves are exact however coarse the network's own type is."""
         rows = self.condition.rows([0] * len(x))
-        return self.unet(x, time, **rows.arguments()).sample
+        return self.unet(x.to(self.unet.dtype), time, **rows.arguments()).sample.to(x)
 
     def _recording(self, role: Role | None) -> dict[str, Hook]:
         return {name: Hook(record=PARTS[role]) for name in self.layers} if role else {}
