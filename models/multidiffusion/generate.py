@@ -125,7 +125,7 @@ class Canvas(DiffusionGeneration):
         for each in canvases:
             canvas = each
         window = config.decode_window or self.side
-        picture = decode_windows(backbone, canvas[None], window, circular=config.circular)[..., : size_px[0], : size_px[1]]
+        picture = decode_windows(backbone.decode, canvas[None], window, circular=config.circular)[..., : size_px[0], : size_px[1]]
         yield from to_pictures(picture)
 
     def _network(self, text: tuple[Condition, Condition], windows: Sequence[Window], noise: Tensor) -> Network:
