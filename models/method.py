@@ -56,8 +56,8 @@ class Method:
         families: of base models it runs on ("sd15", "sd21", "sdxl"), the usual one first; none for methods without a base. Their
             stages and generations have a setting `base` (`--base` on the command line).
         generator: "module:class" of its `Generation`, imported when used, so that listing methods costs nothing.
-        importer: "module:function": published file -> (component, weights, stage settings that rebuild the network).
-        exporter: "module:function": (weights, file, step) writes the published layout.
+        importer: "module:function": published file or folder -> (component, weights, stage settings that rebuild the network).
+        exporter: "module:function": (component -> weights, path, the artefact's facts) writes the published layout.
     """
 
     name: str

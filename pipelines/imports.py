@@ -6,6 +6,7 @@ from pathlib import Path
 
 from infra.digest import of_file
 from infra.errors import LikenessError
+from infra.model_files import find_model
 from infra.workspace import Workspace
 from models.method import Method, resolve
 from training.artefact import StageArtefact, export, open_artefact
@@ -17,16 +18,16 @@ def imported_folder(method: Method, checksum: str, space: Workspace) -> Path:
 
 
 def artefact_from_file(method: Method, file: Path, space: Workspace) -> StageArtefact:
-    """The artefact made of a published file, kept in the workspace under the file's checksum.
+    """The artefact made of a published file (or folder), kept in the workspace under its checksum.
 
     Raises:
         LikenessError: no such file, or not one of the method's.
     """
-    if not file.is_file():
+    if not file.exists():
         raise LikenessError(f"there is no file {file}", allowed="a published checkpoint, or models:/NAME@ALIAS")
     if method.importer is None:
         raise LikenessError(f"{method.name} reads no published checkpoints", fix="train it: likeness train " + method.name)
-    checksum = of_file(file)
+    checksum = find_model(str(file))[1] if file.is_dir() else of_file(file)
     folder = imported_folder(method, checksum, space)
     if folder.is_dir():
         return open_artefact(folder)

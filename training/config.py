@@ -25,6 +25,7 @@ class LoopConfig(Config):
     precision: Literal["fp32", "bf16", "bf16-weights", "fp16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload: Literal["none", "cpu"] = "none"
+    gradient_checkpointing: bool = False  # of all networks that can: computed again in backward instead of kept
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)  # 0: no moving average
     validate_every: int = Field(500, ge=0)  # 0: only at the end
     validation_examples: int = Field(64, ge=0)

@@ -59,26 +59,27 @@ def _chosen(field: Field | AnyOf, dataset: Dataset) -> Field | None:
     return next((option for option in _options(field) if option.name in dataset.fields), None)
 
 
-def with_shared(stage: type[Stage], datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+def with_shared(wanted: Mapping[str, Source], datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The datasets by source, those that share another source's data included."""
-    shared = {n: datasets[s.same_data] for n, s in stage.sources.items() if s.same_data in datasets and n not in datasets}
+    shared = {n: datasets[s.same_data] for n, s in wanted.items() if s.same_data in datasets and n not in datasets}
     return {**datasets, **shared}
 
 
-def check_fields(stage: type[Stage], datasets: Mapping[str, Dataset]) -> None:
+def check_fields(stage: Stage, datasets: Mapping[str, Dataset]) -> None:
     """Refuse datasets that lack a source or a field, before anything starts.
 
     Raises:
         LikenessError: naming what is missing and the command that adds it.
     """
-    datasets = with_shared(stage, datasets)
-    unknown = set(datasets) - set(stage.sources)
+    wanted = stage.reads()
+    datasets = with_shared(wanted, datasets)
+    unknown = set(datasets) - set(wanted)
     if unknown:
         raise LikenessError(
-            f"stage {stage.name} has no source {', '.join(sorted(unknown))!r}", allowed=", ".join(stage.sources),
-            fix=f"pass --data {next(iter(stage.sources))}=DATASET",
+            f"stage {stage.name} has no source {', '.join(sorted(unknown))!r}", allowed=", ".join(wanted),
+            fix=f"pass --data {next(iter(wanted))}=DATASET",
         )
-    for name, source in stage.sources.items():
+    for name, source in wanted.items():
         if name not in datasets:
             if source.optional:
                 continue
@@ -180,11 +181,12 @@ def open_examples(stage: Stage, datasets: Mapping[str, Dataset], config: LoopCon
     Raises:
         LikenessError: the datasets lack a source or a field.
     """
-    check_fields(type(stage), datasets)
-    datasets = with_shared(type(stage), datasets)
-    chosen = {name: [_chosen(f, dataset) for f in stage.sources[name].fields] for name, dataset in datasets.items()}
+    check_fields(stage, datasets)
+    wanted = stage.reads()
+    datasets = with_shared(wanted, datasets)
+    chosen = {name: [_chosen(f, dataset) for f in wanted[name].fields] for name, dataset in datasets.items()}
     stage.given = {name: tuple(f.name for f in fields if f) for name, fields in chosen.items()}
-    streams = {name: Stream(name, stage.sources[name], dataset, split, config.seed) for name, dataset in datasets.items()}
+    streams = {name: Stream(name, wanted[name], dataset, split, config.seed) for name, dataset in datasets.items()}
     return Examples(stage, streams, config.seed, config.batch_size // config.accumulation, training=split == "train")
 
 

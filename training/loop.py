@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from infra.errors import LikenessError
@@ -94,6 +94,8 @@ class Loop:
         modules = stage.build(upstream)
         for name, module in modules.items():
             setattr(stage, name, module)
+        if config.gradient_checkpointing:
+            checkpoint_gradients(modules.values())
         if type(stage).start is not Stage.start and not checkpoint.saved_steps(run):
             with torch.no_grad():
                 stage.start(first_batch())
@@ -236,6 +238,19 @@ def train(
             observer.stepped(state.step)
         since = time.perf_counter()
     return Outcome(state.step, True, state.last_metrics), loop
+
+
+def checkpoint_gradients(modules: Iterable[nn.Module]) -> None:
+    """Switch gradient checkpointing on in every network that has it (those of diffusers and transformers do).
+
+    Raises:
+        LikenessError: none has.
+    """
+    able = [module for module in modules if hasattr(module, "enable_gradient_checkpointing")]
+    if not able:
+        raise LikenessError("no network of this stage can checkpoint gradients", fix="leave loop.gradient_checkpointing at false")
+    for module in able:
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
 def _check_finite(values: Mapping[str, float], step: int) -> None:

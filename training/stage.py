@@ -196,6 +196,10 @@ class Stage(ABC):
     def build(self, upstream: Mapping[str, Artefact]) -> dict[str, nn.Module]:
         """All networks by name, on the CPU, freshly initialised from torch's default generator or loaded from upstream."""
 
+    def reads(self) -> dict[str, Source]:
+        """The sources as these settings want them: `sources`, unless a field depends on a setting (a size, a base model)."""
+        return dict(type(self).sources)
+
     def start(self, batch: Batch) -> None:  # noqa: B027  (most stages start from what `build` gave)
         """Weights that begin at something computed from data: called once with the first batch of a new run, never on resume,
         after `build` and before the optimisers exist, gradients off."""

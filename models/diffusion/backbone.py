@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,6 +43,12 @@ class Backbone:
     ref: str
     dtype: torch.dtype
     device: torch.device
+
+    def on(self, device: torch.device) -> Backbone:
+        """The same model, its loaded networks shared, for where somebody has moved them."""
+        moved = replace(self, device=device)
+        moved.__dict__.update({name: part for name, part in self.__dict__.items() if name not in moved.__dict__})
+        return moved
 
     @property
     def tokenizer_names(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def base_folder(ref: str) -> str:
         folder = own_bases() / ref
         if not folder.is_dir():
             raise LikenessError(
-                f"base {ref} has not been made on this machine", fix=f"run: likeness assets make {ref} --pictures FOLDER"
+                f"base {ref} has not been made on this machine", fix=f"run: likeness assets make {ref} --data DATASET"
             )
         return str(folder)
     return ref

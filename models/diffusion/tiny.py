@@ -50,7 +50,9 @@ SHAPES: dict[Family, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def tiny_backbone(family: Family, folder: Path, width: int = 16, seed: int = 0) -> Path:
+def tiny_backbone(
+    family: Family, folder: Path, width: int = 16, seed: int = 0, autoencoder: Sequence[int] = (8, 16, 16, 16)
+) -> Path:
     """Builds a tiny model of a family and saves it in diffusers' layout; the same arguments give the same bytes.
 
     Where published families differ in kind, so do these: levels and depth of the UNet, linear or convolved projections, the second
@@ -59,6 +61,7 @@ def tiny_backbone(family: Family, folder: Path, width: int = 16, seed: int = 0) 
     Args:
         folder: made; a model that is there is written over.
         width: channels of the UNet's first level, a multiple of 8; deeper ones have twice as many.
+        autoencoder: channels of the autoencoder's four levels.
 
     Returns:
         `folder`.
@@ -81,7 +84,7 @@ def tiny_backbone(family: Family, folder: Path, width: int = 16, seed: int = 0) 
             padding = "!" if family == "sd21" or place else END
             tokenizer = parts[f"tokenizer{tail}"] = tiny_tokenizer(padding)
             parts[f"text_encoder{tail}"] = _text_encoder(tokenizer, dims, activation, projected)
-        parts["vae"] = _autoencoder(shape["scaling"])
+        parts["vae"] = _autoencoder(shape["scaling"], tuple(autoencoder))
         parts["unet"] = _unet(shape, width)
     parts["scheduler"] = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
@@ -149,11 +152,11 @@ def _text_encoder(tokenizer: Any, dims: int, activation: str, projected: int) ->
     return network
 
 
-def _autoencoder(scaling: float) -> Any:
+def _autoencoder(scaling: float, channels: tuple[int, ...]) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=channels,
         latent_channels=4, norm_num_groups=8, layers_per_block=1, sample_size=64, scaling_factor=scaling,
     )  # fmt: skip
 

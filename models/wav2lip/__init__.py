@@ -21,7 +21,7 @@ METHOD = Method(
     bundle={"generator": ("gan", "generator")},
     generator="models.wav2lip.generate:LipSync",
     importer="models.wav2lip.published:import_file",
-    exporter="models.wav2lip.published:export_published",
+    exporter="models.wav2lip.published:export_component",
     published=(
         Published("lipsync_expert.pth", "expert", "expert", _SOURCE, _LICENCE),
         Published("wav2lip.pth", "generator", "generator", _SOURCE, _LICENCE),

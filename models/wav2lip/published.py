@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,18 @@ def import_file(path: Path) -> tuple[str, dict[str, Tensor], dict[str, float]]:
     weights = state_dict_of(read_weights(path, "a released Wav2Lip file: " + ", ".join(RELEASED)))
     component = _most_alike(weights) if weights else "generator"
     return component, load_published(path, component), {"width": 1.0}
+
+
+def export_component(weights: Mapping[str, Mapping[str, Tensor]], path: Path, facts: Mapping[str, Any]) -> None:
+    """One component of an artefact, as `export_published` writes it.
+
+    Raises:
+        LikenessError: several components: each has a file of its own.
+    """
+    if len(weights) > 1:
+        raise LikenessError(f"{len(weights)} networks for one file", allowed=", ".join(weights), fix="pass --component")
+    (state_dict,) = weights.values()
+    export_published(state_dict, path, facts.get("steps", 0))
 
 
 def export_published(state_dict: Mapping[str, Tensor], path: str | Path, global_step: int = 0, global_epoch: int = 0) -> None:

@@ -86,3 +86,30 @@ def verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]"
     bad = [row for row in rows if row["state"] == "wrong" or (names and row["state"] == "absent")]
     if bad:
         raise LikenessError(str(bad[0].get("error") or f"asset {bad[0]['name']} is not here"), fix="likeness assets fetch NAME")
+
+
+@app.command()
+def make(
+    name: Annotated[str, typer.Argument(help="trained-tiny-sd15, trained-tiny-sd21 or trained-tiny-sdxl.")],
+    data: Annotated[str, typer.Option("--data", help="Dataset of photos of people (recipe portrait, with face_box).")],
+    autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; else 17 CPU minutes in all.")] = None,
+    unet_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a tiny base model on pictures of faces, so that methods can be tried over it where no published one is at hand."""
+    from models.diffusion.tiny_training import TinyTraining
+    from pipelines.tiny_base import make as make_base
+
+    given = {"autoencoder_steps": autoencoder_steps, "unet_steps": unet_steps}
+    settings = TinyTraining(**{key: value for key, value in given.items() if value is not None})
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} / {task.total}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("reading", total=None)
+        watch = lambda what, done, total: bars.update(bar, description=what, completed=done, total=total)
+        record = make_base(name, data, settings, watch)
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+        return
+    numbers = ", ".join(f"{key} {value:.4g}" for key, value in record["measured"].items()) or "nothing held out"
+    typer.echo(f"made {name} from {record['faces']} faces in {record['cpu_minutes']} CPU minutes; held out: {numbers}")
+    typer.echo(f"use it: --base {name}")

@@ -49,13 +49,13 @@ def _record(method: Any, data: Path | None) -> dict[str, Any]:
     stages = []
     for stage in method.stages:
         entry: dict[str, Any] = {
-            "name": stage.name, "fields": sorted({str(f) for s in stage.sources.values() for f in s.fields}),
+            "name": stage.name, "fields": sorted({str(f) for s in stage().reads().values() for f in s.fields}),
             "builds_on": sorted({need.stage for need in stage.upstream.values() if need.stage != stage.name}),
         }  # fmt: skip
         if data is not None:
             try:
                 dataset = open_dataset(data)
-                check_fields(stage, dict.fromkeys(stage.sources, dataset))
+                check_fields(stage(), dict.fromkeys(stage().reads(), dataset))
                 entry["data"] = "trainable now"
             except LikenessError as error:
                 if not data.is_dir():

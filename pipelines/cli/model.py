@@ -96,7 +96,6 @@ def export(
     method = method_named(artefact.facts["method"])
     if method.exporter is None:
         raise LikenessError(f"{method.name} has no published layout", fix="leave --published away")
-    if component is None and len(artefact.components) > 1:
-        raise LikenessError(f"{reference} holds several networks", allowed=", ".join(artefact.components), fix="pass --component")
-    resolve(method.exporter)(artefact.weights(component or artefact.components[0]), out, artefact.facts.get("steps", 0))
+    names = [component] if component else artefact.components
+    resolve(method.exporter)({name: artefact.weights(name) for name in names}, out, artefact.facts)
     typer.echo(f"wrote {out}")

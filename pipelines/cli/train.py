@@ -25,6 +25,7 @@ def command(
     data: Annotated[list[str] | None, typer.Option("--data", help=DATA)] = None,
     stage: Annotated[list[str] | None, typer.Option("--stage", help="Only this stage (repeatable); else all, in order.")] = None,
     start: Annotated[list[str] | None, typer.Option("--from", help=FROM)] = None,
+    base: Annotated[str | None, typer.Option(help="Base model: folder or hub id in diffusers' layout, or tiny-sdxl...")] = None,
     preset: Annotated[str, typer.Option(help="Named settings of the method: tiny, small, full.")] = "full",
     workers: Annotated[int, typer.Option(min=1, help="Ranks; more than one go through Ray Train.")] = 1,
     workspace: Annotated[str | None, typer.Option(help="Folder of runs and the MLflow store (LIKENESS_WORKSPACE).")] = None,
@@ -38,10 +39,10 @@ def command(
     from pipelines.train.plan import make_plan, open_sources, resolve_settings, words_for
 
     declared = method_named(method)
+    settings = [*(settings or []), *([f"base={base}"] if base else [])]
     stages = [declared.stage(name) for name in stage] if stage else list(declared.stages)
     for each in stages:  # a wrong setting or dataset of a later stage must not surface after the first one has trained
-        resolve_settings(declared, each, preset, words_for(declared, each, settings or []))
-        open_sources(each, data or [])
+        open_sources(each(resolve_settings(declared, each, preset, words_for(declared, each, settings))), data or [])
     registry = Registry(open_workspace(workspace))
     results: list[dict[str, Any]] = []
     for each in stages:
@@ -50,7 +51,7 @@ def command(
         if dry_run and waits:
             results.append({"stage": f"{method}-{each.name}", "waits_for": waits})
             continue
-        words = words_for(declared, each, settings or [])
+        words = words_for(declared, each, settings)
         plan = make_plan(
             declared, each, data=data or [], preset=preset, overrides=words, starts=start or [], registry=registry
         )

@@ -75,7 +75,7 @@ def evaluate_stage(
     if missing:
         has, needs = ", ".join(artefact.components), ", ".join(made.components())
         raise LikenessError(f"{reference} holds {has}, and stage {stage.name} needs {needs}", fix="name the stage it is of")
-    sources = open_sources(stage, data)
+    sources = open_sources(made, data)
     batches = _batches(made, sources, loop, split)
     upstream = _upstream(method, stage, {**facts.get("upstream", {}), **(starts or {})}, registry)
     _restore(made, artefact, {component: found for component, (_, found) in upstream.items()}, loop)

@@ -18,6 +18,7 @@ from infra.registry import Registry
 from infra.settings import apply_overrides, merge
 from infra.storage.dataset import open_dataset
 from infra.workspace import Workspace
+from models.diffusion.bases import open_base
 from models.method import Method
 from models.registry import method_named
 from pipelines.imports import artefact_from_file
@@ -36,6 +37,7 @@ class RunPlan:
         datasets: source -> (path, or path:selection; manifest digest).
         upstream: component -> (artefact directory, what names it).
         views: source -> which of the dataset's rows (`Dataset.view`); only sources of which some are left out.
+        base: of methods with a base model: its family and its checksum.
     """
 
     method: str
@@ -45,6 +47,7 @@ class RunPlan:
     upstream: dict[str, tuple[str, str]]
     workspace: str
     views: dict[str, dict[str, str]] = field(default_factory=dict)
+    base: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,12 +61,15 @@ class RunPlan:
         facts["datasets"] = {source: digest for source, (_, digest) in self.datasets.items()}
         facts["upstream"] = {name: reference for name, (_, reference) in self.upstream.items()}
         del facts["workspace"]
-        if not self.views:
-            del facts["views"]
+        for name in ("views", "base"):
+            if not facts[name]:
+                del facts[name]
         # how data are fetched and how much is kept or logged does not change what is computed
         facts["settings"] = facts["settings"] | {
             "loop": {k: v for k, v in facts["settings"]["loop"].items() if k not in ("loader_workers", "keep_checkpoints")}
         }
+        if self.base:  # told apart by contents, wherever it lies
+            facts["settings"].pop("base")
         return of_json(facts)[:12]
 
     @property
@@ -111,7 +117,7 @@ def words_for(method: Method, stage: type[Stage], words: Sequence[str]) -> list[
     return [word for word in words if word.partition(".")[0] not in names] + own
 
 
-def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str, str]]:
+def open_sources(stage: Stage, data: Sequence[str]) -> dict[str, tuple[str, str]]:
     """`--data DATASET` (for the only source) or `--data SOURCE=DATASET` words -> source -> (path, digest), fields checked.
 
     `DATASET:SELECTION` means only the rows that the selection keeps.
@@ -120,7 +126,7 @@ def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str
     for word in data:
         source, equals, path = word.partition("=")
         if not equals:
-            source, path = next(iter(stage.sources)), word
+            source, path = next(iter(stage.reads())), word
         named[source] = path
     opened = {source: open_dataset(Path(path)) for source, path in named.items()}
     check_fields(stage, opened)
@@ -177,9 +183,22 @@ def make_plan(
         LikenessError: anything that would make the run fail later.
     """
     settings = resolve_settings(method, stage, preset, overrides)
-    sources = open_sources(stage, data)
+    sources = open_sources(stage(settings), data)
     views = {source: open_dataset(path, digest).view for source, (path, digest) in sources.items()}
+    upstream = find_upstream(method, stage, starts, registry)
     return RunPlan(
-        method.name, stage.name, settings.model_dump(mode="json"), sources,
-        find_upstream(method, stage, starts, registry), str(registry.space.path), {s: view for s, view in views.items() if view},
+        method.name, stage.name, settings.model_dump(mode="json"), sources, upstream, str(registry.space.path),
+        {s: view for s, view in views.items() if view}, base_facts(method, settings),
     )
+
+
+def base_facts(method: Method, settings: Any) -> dict[str, str]:
+    """Family and checksum of the base model that a stage's settings name; {} for methods without one.
+
+    Raises:
+        LikenessError: it is absent (says how to get it), or of a family that the method does not run on.
+    """
+    if not method.families:
+        return {}
+    backbone = open_base(settings.base, method.families)
+    return {"family": backbone.family, "sha256": backbone.checksum}

@@ -73,6 +73,7 @@ def run_rank(plan: RunPlan, stop: Callable[[], bool], display: Observer) -> dict
         plan.method, f"{plan.name}-{plan.key}", plan.settings, {key: value for key, _, value in describe(stage.config)},
         plan.datasets, {"method": plan.method, "stage": plan.stage, "run_key": plan.key}
         | {f"upstream.{name}": reference for name, (_, reference) in plan.upstream.items()}
+        | {f"base.{name}": value for name, value in plan.base.items()}
         | {f"data.{source}.{name}": value for source, view in plan.views.items() for name, value in view.items()},
     )  # fmt: skip
     status = "FAILED"
@@ -99,6 +100,8 @@ def _register(plan: RunPlan, loop: Loop, outcome: Outcome, run_id: str, registry
     }  # fmt: skip
     if plan.views:
         facts["dataset_rows"] = plan.views
+    if plan.base:
+        facts["base"] = {"reference": plan.settings["base"], **plan.base}
     weights, averages = {}, {}
     for role, names in loop.stage.roles.items():
         with loop.engines.whole(role) as module:

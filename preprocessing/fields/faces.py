@@ -56,7 +56,7 @@ IDENTITY_CLUSTER = Field(
     "identity_cluster", "json", "object", (), "clip",
     "who it is by the fitted identity clusters: cluster (-1 for nobody known), cosine to the nearest centre, rows when fitted",
 )
-IDENTITY_DIMS = {"antelopev2": 512, "buffalo_l": 512, "mobileface": 256}
+IDENTITY_DIMS = {"antelopev2": 512, "buffalo_l": 512, "mobileface": 256, "coarse": 256}
 _TEMPLATES, _VARIANTS = "|".join(get_args(Template)), "|".join(IDENTITY_DIMS)
 
 

@@ -13,7 +13,7 @@ from preprocessing import templates
 from preprocessing.fields import FACE_VALID, IDENTITY_DIMS, LANDMARKS_5, VIDEO, Field, identity
 from preprocessing.operator import FamilyOperator, OperatorParams, Sample
 
-Variant = Literal["antelopev2", "buffalo_l", "mobileface"]
+Variant = Literal["antelopev2", "buffalo_l", "mobileface", "coarse"]
 SIZE_PX = 112
 
 
@@ -38,6 +38,9 @@ CONVENTIONS: dict[Variant, Convention] = {
     "antelopev2": Convention(127.5, 127.5, mirrored=False, unit=False),
     "buffalo_l": Convention(127.5, 127.5, mirrored=False, unit=True),  # insightface's `normed_embedding`
     "mobileface": Convention(0, 1, mirrored=True, unit=True),  # the network scales its input itself
+    # No recognition network: the aligned face's brightness at 16 x 16 px, its mean taken off. It needs no weights, so with it
+    # everything can be tried anywhere; it hardly tells people apart.
+    "coarse": Convention(127.5, 127.5, mirrored=True, unit=True),
 }
 
 
@@ -73,7 +76,7 @@ class Identity(FamilyOperator):
 
     @property
     def assets(self) -> tuple[str, ...]:
-        return (self.params.variant,)
+        return () if self.params.variant == "coarse" else (self.params.variant,)
 
     @property
     def reads(self) -> tuple[Field, ...]:
@@ -89,7 +92,7 @@ class Identity(FamilyOperator):
         Raises:
             LikenessError: its asset is not here (what to place where), or is another network.
         """
-        self._embed = Embedder(self.params.variant, self.asset(self.params.variant))
+        self._embed = Embedder(self.params.variant, self.asset(self.params.variant) if self.assets else None)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         points = sample[LANDMARKS_5]
@@ -103,7 +106,7 @@ class Embedder:
     """A recognition network under its variant's convention.
 
     Args:
-        path: the network's file.
+        path: the network's file; None for "coarse", which has none.
 
     Raises:
         LikenessError: the file is another network.
@@ -112,7 +115,11 @@ class Embedder:
     def __init__(self, variant: Variant, path: Any) -> None:
         from preprocessing.onnx_session import OnnxNetwork
 
-        self._variant, self._convention, self._network = variant, CONVENTIONS[variant], OnnxNetwork(path)
+        self._variant, self._convention = variant, CONVENTIONS[variant]
+        if variant == "coarse":
+            self._network: Any = _coarse
+            return
+        self._network = OnnxNetwork(path)
         shapes = list(self._network.inputs.values())
         if len(shapes) != 1 or shapes[0][1:] != (3, SIZE_PX, SIZE_PX):
             raise LikenessError(f"asset {variant} takes {shapes}", allowed=f"one input of (n, 3, {SIZE_PX}, {SIZE_PX})")
@@ -137,6 +144,12 @@ class Embedder:
             return np.zeros(IDENTITY_DIMS[self._variant], np.float32)
         mean = self(faces).mean(0)
         return unit(mean) if self._convention.unit else mean
+
+
+def _coarse(blob: np.ndarray) -> list[np.ndarray]:
+    """(1, 3, 112, 112) -> [(1, 256)]: mean brightness of 7 x 7 px each, the whole face's mean taken off."""
+    brightness = blob[0].mean(0).reshape(16, 7, 16, 7).mean((1, 3))
+    return [(brightness - brightness.mean()).reshape(1, -1).astype(np.float32)]
 
 
 def aligned(picture: np.ndarray, points: np.ndarray) -> np.ndarray:

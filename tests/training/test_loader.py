@@ -172,14 +172,14 @@ def test_missing_field_names_the_command():
         sources = {"clips": Source(fields=(MEL80, VOICED))}
 
     with pytest.raises(LikenessError, match="likeness data add talks --field voiced"):
-        check_fields(Voiced, {"clips": MemoryDataset(fields=("mel80",))})  # type: ignore[dict-item]
+        check_fields(Voiced(), {"clips": MemoryDataset(fields=("mel80",))})  # type: ignore[dict-item]
 
 
 def test_missing_and_unknown_sources_are_told():
     with pytest.raises(LikenessError, match="--data clips=DATASET"):
-        check_fields(Numbers, {})
+        check_fields(Numbers(), {})
     with pytest.raises(LikenessError, match="no source 'styles'"):
-        check_fields(Numbers, {"styles": MemoryDataset()})  # type: ignore[dict-item]
+        check_fields(Numbers(), {"styles": MemoryDataset()})  # type: ignore[dict-item]
 
 
 def test_no_training_rows_are_told():
@@ -195,4 +195,4 @@ def test_validation_is_the_same_every_time_and_held_out():
 
 
 def test_toy_stage_needs_no_fields():
-    assert check_fields(ToyGan, {"clips": SimpleNamespace(fields={}, root="x")}) is None  # type: ignore[dict-item]
+    assert check_fields(ToyGan(), {"clips": SimpleNamespace(fields={}, root="x")}) is None  # type: ignore[dict-item]
