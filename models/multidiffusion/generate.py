@@ -15,10 +15,11 @@ from infra.errors import LikenessError
 from models.diffusion.conditioning import Condition, encode_pairs, predict
 from models.diffusion.decoding import STEP_PX, decode_windows
 from models.diffusion.generation import DiffusionGeneration, picture_of, to_pictures, torch_generator
+from models.diffusion.schedulers import Name as SchedulerName
+from models.diffusion.schedulers import make_scheduler
 from models.diffusion.windows import Window, gaussian, grid
 from models.method import Inputs, Output
 from models.multidiffusion.sampler import Network, panorama, prompt_masks, regions, window_time_ids
-from models.multidiffusion.schedulers import Name, make_scheduler
 from preprocessing.fields import PROMPT, SOURCE, VIDEO
 
 PANORAMA_PX = (512, 4096)  # height and width of the published command
@@ -58,7 +59,7 @@ class Canvas(DiffusionGeneration):
         width_px: int | None = Setting(None, ge=STEP_PX, le=MOST_PX)
         steps: int = Setting(50, ge=1, le=1000)
         guidance: float = 7.5
-        scheduler: Name = "ddim"
+        scheduler: SchedulerName = "ddim"
         eta: float = Setting(0.0, ge=0, le=1)
         window: int | None = Setting(None, ge=1)
         stride: int | None = Setting(None, ge=1)

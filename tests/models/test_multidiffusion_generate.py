@@ -11,11 +11,11 @@ from infra.errors import LikenessError
 from models.diffusion.backbone import open_backbone
 from models.diffusion.conditioning import encode_pairs, predict
 from models.diffusion.generation import to_pictures, torch_generator
+from models.diffusion.schedulers import SCHEDULERS, Name, make_scheduler
 from models.diffusion.tiny import tiny_backbone
 from models.diffusion.windows import grid
 from models.multidiffusion.generate import Canvas, foreground, resized
 from models.multidiffusion.sampler import panorama
-from models.multidiffusion.schedulers import SCHEDULERS, Name, make_scheduler
 from preprocessing.clip import InMemory
 from preprocessing.fields import PROMPT, SOURCE, VIDEO
 from preprocessing.operator import Sample
