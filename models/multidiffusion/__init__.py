@@ -18,6 +18,6 @@ METHOD = Method(
     stages=(),
     families=("sd21", "sd15", "sdxl"),
     generator="models.multidiffusion.generate:Canvas",
-    licence="our code Apache-2.0 (the published code has no licence; nothing of it is used); no weights of its own; the base model's "
-    "licence holds for what it draws",
+    licence="our code Apache-2.0 (the published code has no licence; nothing of it is used); no weights of its own; "
+    "the base model's licence holds for what it draws",
 )

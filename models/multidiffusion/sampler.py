@@ -145,7 +145,7 @@ def window_time_ids(windows: Sequence[Window], canvas: Tensor, target: Literal["
 def _step(
     scheduler: Any, output: Tensor, time: Tensor, canvas: Tensor, generator: torch.Generator | None, eta: float = 0.0
 ) -> Tensor:
-    """One step of the whole canvas, of a batch of one as schedulers take it: whatever noise it adds is drawn once for all windows."""
+    """One step of the whole canvas, of a batch of one as schedulers take it: what noise it adds is drawn once for all windows."""
     takes = signature(scheduler.step).parameters
     given = {name: value for name, value in (("generator", generator), ("eta", eta)) if name in takes}
     return scheduler.step(output[None], time, canvas[None], **given).prev_sample[0]

@@ -10,7 +10,9 @@ METHOD = Method(
     task="redraw pictures in the style of others, without training and without words",
     inputs=(
         Port("content", "picture", "what is redrawn; may be given several times", many=True),
-        Port("style", "picture", "whose style it takes; may be given several times: each content is drawn in each style", many=True),
+        Port(
+            "style", "picture", "whose style it takes; may be given several times: each content is drawn in each style", many=True
+        ),
     ),
     outputs=(Port("picture", "picture", "each content in each style"),),
     stages=(),

@@ -46,7 +46,7 @@ class Stylisation(DiffusionGeneration):
             adain: give the content's noise the statistics of the style's; it carries the colours.
             adain_epsilon: added to the content's deviation; 0 in main, 1e-4 in diffusers.
             inject: change attention at all.
-            features: what is kept of the inversions, in "half" or "full" precision (at 512 px, 50 steps and six layers in half 0.6 GB
+            features: what is kept of the inversions, in "half" or "full" precision (at 512 px, 50 steps, six layers in half 0.6 GB
                 a content and 1.2 GB a style); "recompute" keeps latents only and asks the network three times as often.
             cache: keep the features of styles on disk, in the cache folder, for the next call. Not with "recompute".
             batch_size: pictures drawn at once, at most.
@@ -137,7 +137,7 @@ class Stylisation(DiffusionGeneration):
         return read_trace(file, self.device)  # a new one is read too, so that all come the same way
 
     def _encoded(self, picture: np.ndarray, seed: int) -> Tensor:
-        """(1, C, h, w) float32. A posterior's noise comes from the seed and the picture: whatever else is asked for, it is the same."""
+        """(1, C, h, w) float32. A posterior's noise comes from seed and picture, whatever else is asked for."""
         noise = None
         if self.config.encode == "sample":
             digest = hashlib.sha256(seed.to_bytes(8, "little") + repr(picture.shape).encode() + picture.tobytes()).digest()

@@ -56,7 +56,7 @@ def test_windows_are_bounded(backbone):
 
 
 def test_no_seams(backbone):
-    """Tiles side by side leave steps at their borders, on top of those a random decoder makes at every cell; windows fused do not."""
+    """Tiles side by side leave steps at their borders, besides those a random decoder makes at every cell; windows fused do not."""
     latents = hills(4, 16, 64)
     tiles = grid((16, 64), 16, 16)
     whole = backbone.decode(latents)

@@ -315,9 +315,7 @@ def test_posterior_noise_belongs_to_the_picture(tmp_path):
     folder = tiny_backbone("sd15", tmp_path / "sd15", width=8)
     generation = Stylisation({}, Stylisation.Config(base=str(folder), steps=2, size_px=64))
     pictures = [np.random.default_rng(n).integers(0, 256, (64, 64, 3), np.uint8) for n in range(2)]
-    first, again, other, reseeded = (
-        generation._encoded(pictures[n], seed) for n, seed in ((0, 1), (0, 1), (1, 1), (0, 2))
-    )
+    first, again, other, reseeded = (generation._encoded(pictures[n], seed) for n, seed in ((0, 1), (0, 1), (1, 1), (0, 2)))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first, reseeded)
     generation.config.encode = "mean"

@@ -59,9 +59,7 @@ def _port_pipeline(description: dict) -> dict[str, np.ndarray]:
     )
     path = port_path(settings["steps"], scheduler.config.steps_offset)
     settings = {"injected_layers": PORT_LAYERS} | settings
-    return _pipeline(
-        description, unet, path, settings, scheduler.alphas_cumprod, 1e-4, scheduler.config.prediction_type
-    )
+    return _pipeline(description, unet, path, settings, scheduler.alphas_cumprod, 1e-4, scheduler.config.prediction_type)
 
 
 def _of_ldm(given: dict) -> dict[str, Any]:

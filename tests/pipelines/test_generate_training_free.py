@@ -118,7 +118,9 @@ def test_a_panorama(here, typed):
 
 
 def test_regions_from_masks(here, typed):
-    words = "multidiffusion --preset tiny height_px=null width_px=null --base tiny-sdxl region=left.png region=corner.png --out r.png"
+    words = (
+        "multidiffusion --preset tiny height_px=null width_px=null --base tiny-sdxl region=left.png region=corner.png --out r.png"
+    )
     status, record = typed(words, "prompt=a street", "region_prompt=a man in a coat", "region_prompt=a dog", "negative=blurry")
     assert status == 0, record
     assert opened(here / "r.png")[0].shape == (64, 120, 3)
@@ -132,7 +134,10 @@ def test_regions_from_masks(here, typed):
         ("styleid --preset tiny content=ben.png", "styleid needs style= "),
         ("styleid --preset tiny content=ben.png style=none.png", "there is no such file"),
         ("styleid --preset tiny content=ben.png style=text.png", "text.png"),
-        ("styleid --preset tiny size_px=null content=anna.png style=ink.png", r"anna.png has 100 x 70 px; allowed: multiples of 64"),
+        (
+            "styleid --preset tiny size_px=null content=anna.png style=ink.png",
+            r"anna.png has 100 x 70 px; allowed: multiples of 64",
+        ),
         ("styleid --preset tiny size_px=100 content=anna.png style=ink.png", "size_px"),
         ("styleid --preset tiny blocks=[1,7] content=ben.png style=ink.png", r"no attn1 in output_blocks\.1"),
         ("styleid --base tiny-sdxl content=ben.png style=ink.png", "of the family sdxl; allowed: sd15, sd21"),
