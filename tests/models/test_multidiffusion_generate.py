@@ -1,4 +1,4 @@
-"""MultiDiffusion's generation over tiny bases: one window is the plain pipeline, masks say what is drawn where, memory is bounded."""
+"""MultiDiffusion's generation over tiny bases: one window is the plain pipeline, masks say what goes where, memory is bounded."""
 
 from typing import get_args
 
