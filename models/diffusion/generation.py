@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from infra.errors import LikenessError
 from models.diffusion.backbone import Backbone
 from models.diffusion.bases import open_base
 from models.method import Generation
+from preprocessing.fields import SOURCE, VIDEO
 from training.stage import Artefact
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,6 +50,18 @@ class DiffusionGeneration(Generation):
     def backbone(self) -> Backbone:
         """The base model; its parts load when first used."""
         return open_base(self.config.base, dtype=self.dtype, device=self.device)
+
+
+def picture_of(sample: Any, port: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, as it was in the file, of what came in through a port for pictures (its fields: SOURCE, VIDEO).
+
+    Raises:
+        LikenessError: a video.
+    """
+    if sample[VIDEO].n_frames != 1:
+        name = Path(sample[SOURCE]["path"]).name
+        raise LikenessError(f"{port} {name} is a video of {sample[VIDEO].n_frames} frames", allowed="a picture")
+    return next(iter(sample[VIDEO]))
 
 
 def torch_generator(rng: np.random.Generator) -> torch.Generator:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from infra.errors import LikenessError
 from models.diffusion.conditioning import time_ids
+from models.diffusion.decoding import STEP_PX
 from models.diffusion.windows import Weights, Window, fuse
 
-STEP_PX = 8  # one latent cell stands for 8 x 8 px in all backbones
 # (crops (n, C, h, w), time, numbers of the n windows) -> the network's output for each, guidance included
 Network = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
@@ -34,6 +34,7 @@ def panorama(
     weights: Weights = None,
     batch: int = 8,
     generator: torch.Generator | None = None,
+    eta: float = 0.0,
     **options: Any,
 ) -> Iterator[Tensor]:
     """The canvas after each step; the last one is the result.
@@ -44,6 +45,7 @@ def panorama(
         windows, weights, batch: see `windows.fuse`.
         scheduler: one of diffusers', its steps set.
         generator: of the noise that stochastic schedulers add.
+        eta: share of fresh noise in DDIM's steps; other schedulers have none.
         options: further arguments of `fuse`.
     """
     canvas = noise * scheduler.init_noise_sigma
@@ -52,7 +54,7 @@ def panorama(
         def output(crops: Tensor, numbers: Sequence[int], time: Tensor = time) -> Tensor:
             return network(scheduler.scale_model_input(crops, time), time, numbers)
 
-        canvas = _step(scheduler, fuse(output, canvas, windows, weights, batch, **options), time, canvas, generator)
+        canvas = _step(scheduler, fuse(output, canvas, windows, weights, batch, **options), time, canvas, generator, eta)
         yield canvas
 
 
@@ -67,6 +69,7 @@ def regions(
     choose: Callable[[tuple[int, int]], np.ndarray] | None = None,
     batch: int = 8,
     generator: torch.Generator | None = None,
+    eta: float = 0.0,
 ) -> Iterator[Tensor]:
     """The canvas after each step, every prompt at work within its mask; the last one is the result.
 
@@ -83,6 +86,7 @@ def regions(
         choose: (windows, P - 1) -> which background each foreground gets in each window; asked once a bootstrapped step.
             The default draws with numpy's generator of seed 0.
         batch: crops worked on at once, at most.
+        eta: as for `panorama`.
 
     Raises:
         LikenessError: masks of another size than the canvas.
@@ -114,7 +118,7 @@ def regions(
 
         fused = fuse(output, canvas, items, lambda n: inside[n], batch)
         prediction, canvas = fused.split([len(fused) - len(canvas), len(canvas)])
-        canvas = _step(scheduler, prediction, time, canvas, generator)
+        canvas = _step(scheduler, prediction, time, canvas, generator, eta)
         yield canvas
 
 
@@ -138,7 +142,10 @@ def window_time_ids(windows: Sequence[Window], canvas: Tensor, target: Literal["
     return torch.cat(rows)
 
 
-def _step(scheduler: Any, output: Tensor, time: Tensor, canvas: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One step of the whole canvas, of a batch of one as schedulers take it."""
-    drawn = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-    return scheduler.step(output[None], time, canvas[None], **drawn).prev_sample[0]
+def _step(
+    scheduler: Any, output: Tensor, time: Tensor, canvas: Tensor, generator: torch.Generator | None, eta: float = 0.0
+) -> Tensor:
+    """One step of the whole canvas, of a batch of one as schedulers take it: what noise it adds is drawn once for all windows."""
+    takes = signature(scheduler.step).parameters
+    given = {name: value for name, value in (("generator", generator), ("eta", eta)) if name in takes}
+    return scheduler.step(output[None], time, canvas[None], **given).prev_sample[0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import redirect_stdout
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,10 +40,11 @@ def command(
     from models.registry import method_named
     from pipelines.generate import make_plan, run, sidecar
 
-    plan = make_plan(
-        method_named(method), words or [], model=model, weights=weights or [], out=out, preset=preset, seed=seed,
-        space=open_workspace(workspace), base=base,
-    )  # fmt: skip
+    with redirect_stdout(sys.stderr):  # libraries that log to the standard output when imported would spoil the JSON
+        plan = make_plan(
+            method_named(method), words or [], model=model, weights=weights or [], out=out, preset=preset, seed=seed,
+            space=open_workspace(workspace), base=base,
+        )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     if dry_run:
         _show_plan(plan, console, as_json)
@@ -49,7 +52,8 @@ def command(
     begun = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     terminal = Console(stderr=True)
-    with Progress(*columns, console=terminal, transient=True, disable=as_json or not terminal.is_terminal) as bars:
+    silent = as_json or not terminal.is_terminal
+    with redirect_stdout(sys.stderr), Progress(*columns, console=terminal, transient=True, disable=silent) as bars:
         bar = bars.add_task("reading", total=None, count="")
 
         def watch(doing: str, done: int, total: int) -> None:
