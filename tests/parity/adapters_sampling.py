@@ -16,7 +16,7 @@ from models.diffusion.windows import grid
 from models.multidiffusion.sampler import panorama, prompt_masks, regions
 
 
-@adapter("06-multidiffusion", "panorama_square_windows")
+@adapter("06-multidiffusion", "panorama_*")
 def _panorama(description: dict) -> dict[str, np.ndarray]:
     settings, unet, scheduler, text = _multidiffusion(description)
     noise = fixtures.tensor(description["inputs"]["initial_latent"])[0]
