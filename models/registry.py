@@ -6,13 +6,15 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+import models
+from infra import libraries
 from infra.errors import LikenessError
 from models.method import Method
 
 
 def method_names() -> list[str]:
     """Names of all methods, without importing them."""
-    files = Path(__file__).parent.glob("*/__init__.py")
+    files = [file for folder in models.__path__ for file in Path(folder).glob("*/__init__.py")]
     return sorted(f.parent.name.replace("_", "-") for f in files if "\nMETHOD = Method(" in f.read_text())
 
 
@@ -28,6 +30,7 @@ def method_named(name: str) -> Method:
         raise LikenessError(
             f"there is no method {name!r}", allowed=", ".join(names), fix=f"did you mean {near[0]}?" if near else ""
         )
+    libraries.quiet()
     return import_module(f"models.{name.replace('-', '_')}").METHOD
 
 

@@ -72,7 +72,7 @@ def test_it_is_registered_with_its_base_and_a_sheet_to_look_at(trained, photos):
     facts = json.loads((run_folder / "artefact" / "artefact.json").read_text())
     assert facts["base"]["reference"] == "tiny-sdxl"
     assert len(facts["base"]["sha256"]) == 64
-    sheets = sorted(run_folder.glob("media/*samples*.png"))
+    sheets = sorted(run_folder.glob("media/**/*samples*"))
     assert sheets
     with Image.open(sheets[-1]) as sheet:
         assert sheet.size == (3 * 64, 2 * 64)
