@@ -30,11 +30,18 @@ def command(
         console.print(f"[bold]{record['name']}[/]  {record['task']}\n  {record['paper']}")
         for side in ("inputs", "outputs"):
             for port in record[side]:
-                console.print(f"  {side[:-1]} {port['name']} ({port['kind']}): {port['meaning']}")
+                needed = "" if port["required"] else ", optional"
+                console.print(f"  {side[:-1]} {port['name']} ({port['kind']}{needed}): {port['meaning']}")
+        if record["families"]:
+            tries = f"tiny-{record['families'][0]} for tries"
+            console.print(f"  base model of {', '.join(record['families'])} (usually {record['base']}); {tries}")
+        if not record["stages"]:
+            console.print(f"  needs no training\n  licence: {record['licence']}\n")
+            continue
         table = Table("stage", "reads", "builds on", *(["with this dataset"] if data else []), box=None, padding=(0, 2))
         for stage in record["stages"]:
             judged = [stage["data"]] if data else []
-            table.add_row(stage["name"], " ".join(stage["fields"]), " ".join(stage["builds_on"]), *judged)
+            table.add_row(stage["name"], "\n".join(stage["fields"]), " ".join(stage["builds_on"]), *judged)
         console.print(table)
         for file in record["published"]:
             console.print(f"  published {file['file']} -> {file['component']} of {file['stage']} ({file['source']})")
@@ -44,6 +51,7 @@ def command(
 def _record(method: Any, data: Path | None) -> dict[str, Any]:
     from infra.errors import LikenessError
     from infra.storage.dataset import open_dataset
+    from models.diffusion.bases import PUBLISHED
     from training.loader import check_fields
 
     stages = []
@@ -65,5 +73,6 @@ def _record(method: Any, data: Path | None) -> dict[str, Any]:
     return {
         "name": method.name, "title": method.title, "paper": method.paper, "task": method.task, "recipe": method.recipe,
         "inputs": [vars(port) for port in method.inputs], "outputs": [vars(port) for port in method.outputs],
+        "families": list(method.families), "base": PUBLISHED[method.families[0]] if method.families else "",
         "stages": stages, "published": [vars(file) for file in method.published], "licence": method.licence,
     }  # fmt: skip
