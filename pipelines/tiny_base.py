@@ -36,14 +36,7 @@ def make(ref: str, data: str, settings: TinyTraining | None = None, watch: Watch
     family = ref.removeprefix(TRAINED)
     if not ref.startswith(TRAINED) or family not in FAMILIES:
         raise LikenessError(f"there is no base {ref!r} to make", allowed=", ".join(TRAINED + name for name in FAMILIES))
-    dataset = open_dataset(data)
-    faces: dict[str, list[Face]] = {"train": [], "val": []}
-    for split, face in _faces(dataset):
-        faces.setdefault(split, []).append(face)
-    if not faces["train"]:
-        raise LikenessError(
-            f"dataset {data} has no row of split 'train' with a valid face", fix="build one with faces in it (recipe portrait)"
-        )
+    faces = faces_of(data)
     folder = own_bases() / ref
     part = folder.with_name(f".{ref}.{os.getpid()}.part")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +45,7 @@ def make(ref: str, data: str, settings: TinyTraining | None = None, watch: Watch
     try:
         numbers = train_tiny(family, part, faces["train"], faces["val"], settings, watch)  # type: ignore[arg-type]
         record = {
-            "base": ref, "dataset": dataset.digest, "faces": len(faces["train"]), "held_out_faces": len(faces["val"]),
+            "base": ref, "dataset": open_dataset(data).digest, "faces": len(faces["train"]), "held_out_faces": len(faces["val"]),
             "settings": vars(settings), "threads": torch.get_num_threads(), "measured": numbers,
             "cpu_minutes": round((time.process_time() - begun) / 60, 1),
         }  # fmt: skip
@@ -62,6 +55,21 @@ def make(ref: str, data: str, settings: TinyTraining | None = None, watch: Watch
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return record
+
+
+def faces_of(data: str) -> dict[str, list[Face]]:
+    """The key frames with a face, by split.
+
+    Raises:
+        LikenessError: fields are missing, or the split "train" has no face.
+    """
+    faces: dict[str, list[Face]] = {"train": [], "val": []}
+    for split, face in _faces(open_dataset(data)):
+        faces.setdefault(split, []).append(face)
+    if not faces["train"]:
+        what = f"dataset {data} has no row of split 'train' with a valid face"
+        raise LikenessError(what, fix="build one with faces in it (recipe portrait)")
+    return faces
 
 
 def _faces(dataset: Dataset) -> Iterator[tuple[str, Face]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from infra import libraries
 from infra.errors import LikenessError
 from models.diffusion.backbone import FAMILIES, Family, without_bars
 
@@ -69,6 +70,7 @@ def tiny_backbone(
     Raises:
         LikenessError: no such family, or another width.
     """
+    libraries.quiet()
     from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     if family not in SHAPES:

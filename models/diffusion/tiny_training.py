@@ -48,6 +48,7 @@ class TinyTraining:
     autoencoder_steps: int = 550
     unet_steps: int = 1200
     batch_size: int = 16
+    judged: int = 64  # pictures that the numbers are taken over
     seed: int = 0
 
 
@@ -87,14 +88,14 @@ def _train_autoencoder(
         edges = sum(F.l1_loss(made.diff(dim=axis), patch.diff(dim=axis)) for axis in (-1, -2))
         (F.l1_loss(made, patch) + edges + 1e-6 * posterior.kl().mean()).backward()
     vae.eval().requires_grad_(False)
-    sample = next(_batches(training, settings, 2, size=64))
+    sample = next(_batches(training, settings, 2, size=settings.judged))
     with torch.no_grad():
         spread = vae.encode(sample).latent_dist.mean.std()
         vae.register_to_config(scaling_factor=float(f"{1 / float(spread):.4g}"))
         vae.save_pretrained(backbone.folder / "vae")
         if not held_out:
             return {}
-        pictures = next(_batches(held_out, settings, 3, size=64))
+        pictures = next(_batches(held_out, settings, 3, size=settings.judged))
         error = F.mse_loss(vae.decode(vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1), pictures)
     return {"autoencoder_psnr_db": 10 * math.log10(4 / float(error))}
 
@@ -110,7 +111,7 @@ def _train_unet(
     def judged() -> float:
         if not held_out:
             return math.nan
-        pictures = next(_batches(held_out, settings, 5, size=128))
+        pictures = next(_batches(held_out, settings, 5, size=settings.judged))
         with torch.no_grad():
             return float(_loss(backbone, pictures, texts, torch.Generator().manual_seed(settings.seed + 2)).mean())
 

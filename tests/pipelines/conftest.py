@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from portraits import make_portraits
 from typed import likeness
 
 
@@ -24,3 +25,9 @@ def dataset(clips, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dataset") / "dataset"
     likeness("data", "build", folder, "--source", clips, "--list", clips / "sources.tsv", "--runner", "serial")
     return folder
+
+
+@pytest.fixture(scope="session")
+def portraits(tmp_path_factory) -> Path:
+    """A dataset of photos of people, see `portraits.py`."""
+    return make_portraits(tmp_path_factory.mktemp("portraits"))

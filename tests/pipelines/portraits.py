@@ -7,12 +7,12 @@ from pathlib import Path
 from PIL import Image
 from typed import likeness
 
-FIELDS = ("image_64", "identity_coarse", "face_box", "caption_given")
+FIELDS = ("image_64", "image_128", "identity_coarse", "face_box", "caption_given")
 PEOPLE = {"ann": "train", "bob": "train", "cid": "train", "dee": "val", "eve": "val"}
 
 
 def make_portraits(folder: Path) -> Path:
-    """`folder/dataset`: two photos each of five people, who are drawn; two of the people are held out."""
+    """`folder/dataset`, with these fields and the recipe's: two photos each of five people, who are drawn; two are held out."""
     from pipelines.demo.clips import render_clip
     from pipelines.demo.speech import synthesise_speech
 

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
-from portraits import make_portraits
 from typed import likeness
 
 from infra.storage import open_dataset
@@ -28,14 +27,9 @@ TINY = ("--preset", "tiny")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    return make_portraits(tmp_path_factory.mktemp("portraits"))
-
-
-@pytest.fixture(scope="module")
-def trained(photos, tmp_path_factory) -> tuple[Path, dict]:
+def trained(portraits, tmp_path_factory) -> tuple[Path, dict]:
     workspace = tmp_path_factory.mktemp("instantid")
-    done = likeness("train", "instantid", "--data", photos, *TINY, "--json", workspace=workspace)
+    done = likeness("train", "instantid", "--data", portraits, *TINY, "--json", workspace=workspace)
     return workspace, json.loads(done.stdout)[0]
 
 
@@ -53,18 +47,18 @@ class Rows(Observer):
         self.metrics[step] = evaluation.metrics
 
 
-def run(photos: Path, folder: Path, *words: str, stop: Any = lambda: False) -> tuple[Rows, dict[str, torch.Tensor]]:
+def run(portraits: Path, folder: Path, *words: str, stop: Any = lambda: False) -> tuple[Rows, dict[str, torch.Tensor]]:
     """Trains in this process, on the rank that it is; what was logged, and the adapter's weights."""
     method = method_named("instantid")
     kind = method.stage("identity")
     settings: Any = resolve_settings(method, kind, "tiny", [*words, "samples=0"])
     stage, rows = kind(settings), Rows()
-    loader = Loader(stage, {"people": open_dataset(photos)}, settings.loop)
+    loader = Loader(stage, {"people": open_dataset(portraits)}, settings.loop)
     _, loop = train(stage, {}, loader, settings.loop, folder, rows, stop)
     return rows, {name: value.detach().clone() for name, value in loop.stage.adapter.state_dict().items()}  # type: ignore[attr-defined]
 
 
-def test_it_is_registered_with_its_base_and_a_sheet_to_look_at(trained, photos):
+def test_it_is_registered_with_its_base_and_a_sheet_to_look_at(trained, portraits):
     workspace, result = trained
     assert result["version"] == "models:/instantid-identity/1"
     assert {"loss", "loss_base", "mirrored_margin", "swapped_margin"} <= result["metrics"].keys()
@@ -76,13 +70,13 @@ def test_it_is_registered_with_its_base_and_a_sheet_to_look_at(trained, photos):
     assert sheets
     with Image.open(sheets[-1]) as sheet:
         assert sheet.size == (3 * 64, 2 * 64)
-    again = likeness("train", "instantid", "--data", photos, *TINY, "--json", workspace=workspace)
+    again = likeness("train", "instantid", "--data", portraits, *TINY, "--json", workspace=workspace)
     assert json.loads(again.stdout)[0]["already"]
 
 
-def test_pictures_from_the_model_and_from_its_exported_files_are_the_same(trained, photos, tmp_path):
+def test_pictures_from_the_model_and_from_its_exported_files_are_the_same(trained, portraits, tmp_path):
     workspace, _ = trained
-    face = next(photos.parent.glob("photos/ann_0.png"))
+    face = next(portraits.parent.glob("photos/ann_0.png"))
     words = [f"face={face}", "prompt=photo of a man", *TINY]
     told = likeness("generate", "instantid", *words, "mask=true", "--out", tmp_path / "a.png", workspace=workspace).stdout
     assert "a.png (" in told
@@ -96,18 +90,18 @@ def test_pictures_from_the_model_and_from_its_exported_files_are_the_same(traine
     record = json.loads((tmp_path / "b.png.json").read_text())
     assert record["base"]["reference"] == "tiny-sdxl"
     assert record["model"]["adapter"]["reference"].startswith("sha256:")
-    other = next(photos.parent.glob("photos/bob_0.png"))
+    other = next(portraits.parent.glob("photos/bob_0.png"))
     likeness("generate", "instantid", *words, f"pose={other}", "count=2", "--out", tmp_path / "c.png", workspace=workspace)
     assert (tmp_path / "c-2.png").is_file()
 
 
-def test_what_is_missing_is_said(trained, photos, tmp_path):
+def test_what_is_missing_is_said(trained, portraits, tmp_path):
     workspace, _ = trained
-    face = next(photos.parent.glob("photos/ann_0.png"))
-    told = likeness("train", "instantid", "--data", photos, "--base", "tiny-sdxl", workspace=workspace, code=2).stderr
+    face = next(portraits.parent.glob("photos/ann_0.png"))
+    told = likeness("train", "instantid", "--data", portraits, "--base", "tiny-sdxl", workspace=workspace, code=2).stderr
     assert "lacks" in told
     assert "likeness data add" in told
-    told = likeness("train", "instantid", "--data", photos, *TINY, "--base", "tiny-sd21", workspace=workspace, code=2).stderr
+    told = likeness("train", "instantid", "--data", portraits, *TINY, "--base", "tiny-sd21", workspace=workspace, code=2).stderr
     assert "of the family sd21; allowed: sdxl, sd15" in told
     told = likeness(
         "generate", "instantid", f"face={face}", "prompt=x", f"control={face}", *TINY, workspace=workspace, code=2
@@ -117,48 +111,48 @@ def test_what_is_missing_is_said(trained, photos, tmp_path):
     black = f"face={tmp_path / 'black.png'}"
     told = likeness("generate", "instantid", black, "prompt=x", *TINY, workspace=workspace, code=2).stderr
     assert "no face was found in face=" in told
-    listed = likeness("methods", "instantid", "--data", photos, workspace=workspace).stdout
+    listed = likeness("methods", "instantid", "--data", portraits, workspace=workspace).stdout
     assert "image_512" in listed
 
 
-def test_a_resumed_run_is_an_unbroken_one(photos, tmp_path):
-    rows, weights = run(photos, tmp_path / "whole")
+def test_a_resumed_run_is_an_unbroken_one(portraits, tmp_path):
+    rows, weights = run(portraits, tmp_path / "whole")
     calls = iter(range(100))
-    run(photos, tmp_path / "cut", stop=lambda: next(calls) >= 4)
-    again, resumed = run(photos, tmp_path / "cut")
+    run(portraits, tmp_path / "cut", stop=lambda: next(calls) >= 4)
+    again, resumed = run(portraits, tmp_path / "cut")
     assert again.logged_at == {step: value for step, value in rows.logged_at.items() if step > 4}
     assert again.metrics[6] == rows.metrics[6]
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
-def test_gradient_checkpointing_changes_no_gradient(photos, tmp_path):
-    plain, weights = run(photos, tmp_path / "plain", "loop.steps=3")
-    saved, same = run(photos, tmp_path / "saved", "loop.steps=3", "loop.gradient_checkpointing=true")
+def test_gradient_checkpointing_changes_no_gradient(portraits, tmp_path):
+    plain, weights = run(portraits, tmp_path / "plain", "loop.steps=3")
+    saved, same = run(portraits, tmp_path / "saved", "loop.steps=3", "loop.gradient_checkpointing=true")
     assert saved.logged_at == pytest.approx(plain.logged_at, rel=1e-5)
     moved = max(float((weights[name] - same[name]).abs().max()) for name in weights)
     assert moved < 1e-4  # Adam's first steps are of the learning rate, 1e-3, whatever the gradient
 
 
-def _rank(rank: int, port: int, photos: str, folder: str) -> None:
+def _rank(rank: int, port: int, portraits: str, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    rows, _ = run(Path(photos), Path(folder) / "run", "loop.steps=3", "loop.zero_stage=2")
+    rows, _ = run(Path(portraits), Path(folder) / "run", "loop.steps=3", "loop.zero_stage=2")
     if distributed.rank() == 0:
         (Path(folder) / "rows.json").write_text(json.dumps(rows.logged_at))
 
 
 @pytest.mark.long
-def test_two_ranks_see_the_same_examples_and_losses(photos, tmp_path):
-    alone, _ = run(photos, tmp_path / "alone", "loop.steps=3")
+def test_two_ranks_see_the_same_examples_and_losses(portraits, tmp_path):
+    alone, _ = run(portraits, tmp_path / "alone", "loop.steps=3")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(_rank, (port, str(photos), str(tmp_path)), nprocs=2, start_method="spawn")
+    mp.start_processes(_rank, (port, str(portraits), str(tmp_path)), nprocs=2, start_method="spawn")
     both = {int(step): value for step, value in json.loads((tmp_path / "rows.json").read_text()).items()}
     assert both == pytest.approx(alone.logged_at, rel=1e-4)
 
 
-def test_the_run_is_named_by_the_contents_of_its_base(photos, tmp_path, trained):
+def test_the_run_is_named_by_the_contents_of_its_base(portraits, tmp_path, trained):
     import shutil
 
     from infra.registry import Registry
@@ -171,7 +165,7 @@ def test_the_run_is_named_by_the_contents_of_its_base(photos, tmp_path, trained)
 
     def key(base: str) -> str:
         return make_plan(
-            method, method.stage("identity"), data=[str(photos)], preset="tiny", overrides=[f"base={base}"], starts=[],
+            method, method.stage("identity"), data=[str(portraits)], preset="tiny", overrides=[f"base={base}"], starts=[],
             registry=registry,
         ).key  # fmt: skip
 
