@@ -19,10 +19,10 @@ demo: install
 	$(BIN)/likeness demo --out $(OUT) $(if $(SOURCE),--source $(SOURCE))
 
 test: install lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 quick: install
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
 
 lint: install
 	$(BIN)/ruff check .

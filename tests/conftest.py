@@ -27,3 +27,14 @@ def ray_session() -> Iterator[None]:
     connect(num_cpus=2, object_store_memory=128 * 2**20, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()
+
+
+# They start clusters of their own: with the session's beside them two cores are too few, and stopping one looks for all its processes.
+CLUSTERS = {"test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in two processes (pytest -n 2 --dist loadgroup) a file stays together, and all that uses Ray does."""
+    for item in items:
+        uses_ray = item.path.name in CLUSTERS or "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else str(item.path)))
