@@ -16,6 +16,8 @@ from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.aligned_faces import AlignedFaces
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.clusters import IdentityCluster
+from preprocessing.operators.condition_maps import Canny, Colours, Grey, Lines
+from preprocessing.operators.degradations import Degraded, Sharpened
 from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
@@ -44,6 +46,8 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+    Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
+    Lines: "lines_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

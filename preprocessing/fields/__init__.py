@@ -3,6 +3,19 @@
 Imports nothing else of the project, so that contracts can name fields without pulling in decoders.
 """
 
+from preprocessing.fields.conditions import (
+    OBJECTS,
+    PICTURE_CLASS,
+    Degradation,
+    MapKind,
+    colour_map,
+    condition_frames,
+    condition_map,
+    degradation,
+    degraded,
+    grey_image,
+    sharp_image,
+)
 from preprocessing.fields.contract import NAME, SOURCE_PX, AnyOf, Codec, Family, Field, Rate
 from preprocessing.fields.faces import (
     FACE_BOX,
@@ -53,7 +66,9 @@ __all__ = [
     "MEASURES",
     "MEL80",
     "NAME",
+    "OBJECTS",
     "PERCEPTUAL_HASH",
+    "PICTURE_CLASS",
     "PICTURE_MEASURES",
     "SOUND_MEASURES",
     "SOURCE",
@@ -69,19 +84,28 @@ __all__ = [
     "AnyOf",
     "Codec",
     "CropKind",
+    "Degradation",
     "Encoder",
     "Family",
     "Field",
+    "MapKind",
     "Rate",
     "Template",
     "aligned_face",
     "alignment",
     "by_name",
+    "colour_map",
+    "condition_frames",
+    "condition_map",
+    "degradation",
+    "degraded",
     "face_crop",
+    "grey_image",
     "identity",
     "image",
     "known_names",
     "latent",
     "markdown",
+    "sharp_image",
     "text_embedding",
 ]
