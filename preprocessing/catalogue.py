@@ -17,7 +17,9 @@ from preprocessing.operators.aligned_faces import AlignedFaces
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.condition_maps import Canny, Colours, Grey, Lines
+from preprocessing.operators.contents import Objects, PictureClass
 from preprocessing.operators.degradations import Degraded, Sharpened
+from preprocessing.operators.depth import Depth
 from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
@@ -40,6 +42,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
+    PictureClass, Objects,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
@@ -47,7 +50,7 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
     Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
-    Lines: "lines_512",
+    Lines: "lines_512", Depth: "depth_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 
