@@ -14,7 +14,7 @@ from infra.settings import merge
 from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.aligned_faces import AlignedFaces
-from preprocessing.operators.captions import Blip, GivenCaption, Llava
+from preprocessing.operators.captions import Blip, GivenCaption, Llava, LlavaDescription
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.condition_maps import Canny, Colours, Grey, Lines
 from preprocessing.operators.contents import Objects, PictureClass
@@ -36,13 +36,22 @@ from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
+from preprocessing.operators.wording import (
+    ActionCaption,
+    Instructions,
+    LabelsGiven,
+    MeasuredCaption,
+    MeasuredDescription,
+    TaggedCaption,
+)
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
-    PictureClass, Objects,
+    LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, TaggedCaption,
+    Instructions,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {

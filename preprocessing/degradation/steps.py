@@ -64,8 +64,8 @@ def _second_order(recipe: SecondOrder, rng: np.random.Generator, height: int, wi
         _kernel(recipe, first, rng), {"step": "scale", "scale": scale, "mode": _mode(rng)}, _noise(first, rng), _jpeg(first, rng),
     ]  # fmt: skip
     blur, blurred = _kernel(recipe, second, rng), rng.random() < second.blur_prob
-    scale = _scale(second, rng) / recipe.downscale
-    size = {"height": max(1, int(height * scale)), "width": max(1, int(width * scale))}
+    scale = _scale(second, rng)
+    size = {name: max(1, int(side / recipe.downscale * scale)) for name, side in (("height", height), ("width", width))}
     steps += [blur] * blurred + [{"step": "resize", **size, "mode": _mode(rng)}, _noise(second, rng)]
     ringing = _final_sinc(recipe, rng)
     size = {"height": max(1, height // recipe.downscale), "width": max(1, width // recipe.downscale)}

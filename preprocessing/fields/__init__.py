@@ -40,14 +40,33 @@ from preprocessing.fields.latents import Encoder, latent
 from preprocessing.fields.pictures import DUPLICATE, MEASURES, PERCEPTUAL_HASH, PICTURE_MEASURES, image
 from preprocessing.fields.sound import MEL80, SOUND_MEASURES, SYNC, VOICED
 from preprocessing.fields.source import AUDIO, GIVEN, KEY_FRAME, SOURCE, TIMELINE, VIDEO
-from preprocessing.fields.text import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, TEXT_DIMS, TEXT_POOLED_SDXL, text_embedding
+from preprocessing.fields.text import (
+    CAPTION_ACTION,
+    CAPTION_BLIP,
+    CAPTION_GIVEN,
+    CAPTION_LLAVA,
+    CAPTION_MEASURED,
+    CAPTION_TAGGED,
+    DESCRIPTION_LLAVA,
+    DESCRIPTION_MEASURED,
+    INSTRUCTIONS,
+    LABELS_GIVEN,
+    TEXT_DIMS,
+    TEXT_POOLED_SDXL,
+    text_embedding,
+)
 from preprocessing.fields.vocabulary import FAMILIES, FIELDS, THEMES, by_name, known_names, markdown
 
 __all__ = [
     "AUDIO",
+    "CAPTION_ACTION",
     "CAPTION_BLIP",
     "CAPTION_GIVEN",
     "CAPTION_LLAVA",
+    "CAPTION_MEASURED",
+    "CAPTION_TAGGED",
+    "DESCRIPTION_LLAVA",
+    "DESCRIPTION_MEASURED",
     "DUPLICATE",
     "FACE_BOX",
     "FACE_DETECTIONS",
@@ -59,7 +78,9 @@ __all__ = [
     "HEAD_POSE",
     "IDENTITY_CLUSTER",
     "IDENTITY_DIMS",
+    "INSTRUCTIONS",
     "KEY_FRAME",
+    "LABELS_GIVEN",
     "LANDMARKS_5",
     "LANDMARKS_68",
     "LANDMARKS_478",

@@ -1,0 +1,310 @@
+"""Text that needs no network: captions and face descriptions from what was measured, instructions from labels and movements."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from pydantic import Field as Setting
+from pydantic import field_validator
+
+from preprocessing.face_attributes import description, face_attributes, mouth_words
+from preprocessing.fields import (
+    CAPTION_ACTION,
+    CAPTION_BLIP,
+    CAPTION_MEASURED,
+    CAPTION_TAGGED,
+    DESCRIPTION_MEASURED,
+    FACE_VALID,
+    GIVEN,
+    HEAD_POSE,
+    INSTRUCTIONS,
+    KEY_FRAME,
+    LABELS_GIVEN,
+    LANDMARKS_478,
+    MEASURES,
+    OBJECTS,
+    PICTURE_CLASS,
+    PICTURE_MEASURES,
+    SOURCE,
+    Field,
+    by_name,
+)
+from preprocessing.head_moves import head_moves
+from preprocessing.instructions import EMOTIONS, imperative, instruction, unit_words
+from preprocessing.operator import Operator, OperatorParams, Refused, Sample
+from preprocessing.seeds import generator
+
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPEAKS = 0.045  # `lip_motion` from which on somebody speaks: people who keep silent measured up to 0.025, talkers from 0.068
+
+
+class LabelsGiven(Operator):
+    """LABELS_GIVEN: the tags that came with the source, as they are."""
+
+    name = "labels_given"
+    version = 1
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (GIVEN,)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (LABELS_GIVEN,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        tags = sample[GIVEN].get("tags") or {}
+        if not tags:
+            raise Refused("no tags were given")
+        return {LABELS_GIVEN: dict(tags)}
+
+
+class MeasuredDescription(Operator):
+    """DESCRIPTION_MEASURED: one sentence about the key frame's face, from its mesh; see `preprocessing.face_attributes`.
+
+    For ConsistentID where no language model is at hand. It says nothing that a mesh does not show: no age, sex or colour.
+    """
+
+    name = "measured_description"
+    version = 1
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (LANDMARKS_478, FACE_VALID, HEAD_POSE, KEY_FRAME)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (DESCRIPTION_MEASURED,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        place = int(sample[KEY_FRAME])
+        if not sample[FACE_VALID][place]:
+            raise Refused("no valid face in the key frame")
+        face = face_attributes(sample[LANDMARKS_478][place])
+        return {DESCRIPTION_MEASURED: description(face, float(sample[HEAD_POSE][place, 0]))}
+
+
+class MeasuredCaption(Operator):
+    """CAPTION_MEASURED: "a photo of one person, head and shoulders, looking at the camera, smiling with parted lips, in dim light,
+    muted colours"."""
+
+    name = "measured_caption"
+    version = 1
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (SOURCE, MEASURES, PICTURE_MEASURES, LANDMARKS_478, FACE_VALID, HEAD_POSE, KEY_FRAME)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (CAPTION_MEASURED,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        place, measures = int(sample[KEY_FRAME]), sample[MEASURES]
+        kind = "photo" if sample[SOURCE].get("kind") == "photo" else "video"
+        if not sample[FACE_VALID][place]:
+            parts = [f"a {kind} in which no face is seen well"]
+        else:
+            yaw, pitch = (float(angle) for angle in sample[HEAD_POSE][place, :2])
+            face = face_attributes(sample[LANDMARKS_478][place])
+            parts = [f"a {kind} of {people(measures['faces'])}", shot(measures["face_share"]), gaze(yaw, pitch), mouth_words(face)]
+        return {CAPTION_MEASURED: ", ".join(filter(None, [*parts, *look(sample[PICTURE_MEASURES])]))}
+
+
+def people(count: float) -> str:
+    """By the median number of faces in a frame."""
+    number = max(1, round(count))
+    return "one person" if number == 1 else f"{COUNTS[number] if number < len(COUNTS) else 'many'} people"
+
+
+def shot(face_share: float) -> str:
+    """By the share of the picture that the face's box covers."""
+    named = ((0.25, "the face close up"), (0.06, "head and shoulders"), (0.015, "from the waist up"))
+    return next((words for least, words in named if face_share >= least), "seen from afar")
+
+
+def gaze(yaw: float, pitch: float) -> str:
+    """By the head's angles in degrees; left and right are the picture's."""
+    side = "right" if yaw > 0 else "left"
+    if abs(yaw) >= 45:
+        return f"in profile, turned to the {side}"
+    turned = f"turned to the {side}" if abs(yaw) >= 15 else ""
+    raised = "looking up" if pitch >= 15 else "looking down" if pitch <= -15 else ""
+    return ", ".join(filter(None, (turned, raised))) or "facing the camera"
+
+
+def look(measures: Mapping[str, float]) -> list[str]:
+    """Light and colours, where they are out of the ordinary."""
+    light, colours, sharp = measures["brightness"], measures["colourfulness"], measures["blur"]
+    words = ["in dim light"] if light < 0.22 else ["in bright light"] if light > 0.62 else []
+    words += ["black and white"] if colours < 3 else ["muted colours"] if colours < 20 else ["strong colours"] if colours > 60 else []
+    return words + (["blurred"] if sharp < 20 else [])
+
+
+class ActionCaption(Operator):
+    """CAPTION_ACTION: "the person speaks and turns the head to the left, then nods": ID-Animator's second caption without a network.
+
+    Movements of the head by `preprocessing.head_moves`, speaking by MEASURES' lip_motion.
+    """
+
+    name = "action_caption"
+    version = 1
+
+    class Params(OperatorParams):
+        """`most`: movements that are told."""
+
+        most: int = Setting(4, ge=1)
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (SOURCE, MEASURES, HEAD_POSE, FACE_VALID)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (CAPTION_ACTION,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        valid, measures = sample[FACE_VALID], sample[MEASURES]
+        if len(valid) < 2 or not valid.any():
+            raise Refused("a photo shows no action" if len(valid) < 2 else "no valid face in the clip")
+        fps = float(Fraction(str(sample[SOURCE]["fps"])))
+        moves = head_moves(sample[HEAD_POSE], valid, fps)[: self.params.most]
+        speaks = "speaks" if measures["lip_motion"] >= SPEAKS else "keeps silent"
+        told = f"{speaks} and {', then '.join(moves)}" if moves else f"{speaks}, holding the head still"
+        return {CAPTION_ACTION: f"the person {told}"}
+
+
+class TaggedCaption(Operator):
+    """CAPTION_TAGGED: PASD's text from three networks: "suit, 2 person, 1 tie, a man in a clear room".
+
+    The class stands first where its score reaches `least_score`, then every kind of object with its count, then the caption, with
+    words for bad pictures turned into those for good ones, since the text is to describe the restored picture.
+    """
+
+    name = "tagged_caption"
+    version = 1
+
+    class Params(OperatorParams):
+        """Attributes:
+        caption: the field of text that ends it.
+        least_score: of the class, for its being named.
+        painting_to_photo: also turn "painting" into "photo", as PASD does for SDXL.
+        """
+
+        caption: str = CAPTION_BLIP.name
+        least_score: float = Setting(0.1, ge=0, le=1)
+        painting_to_photo: bool = False
+
+        @field_validator("caption")
+        @classmethod
+        def _a_text(cls, caption: str) -> str:
+            return named_field(caption, "txt").name
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (PICTURE_CLASS, OBJECTS, named_field(self.params.caption, "txt"))
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (CAPTION_TAGGED,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        shown, counts = sample[PICTURE_CLASS], sample[OBJECTS]["counts"]
+        caption = sample[self.reads[2]]
+        swaps = {"blurry": "clear", "noisy": "clean"} | ({"painting": "photo"} if self.params.painting_to_photo else {})
+        for bad, good in swaps.items():
+            caption = caption.replace(bad, good)
+        tags = [shown["label"]] * (shown["score"] >= self.params.least_score)
+        return {CAPTION_TAGGED: ", ".join([*tags, *(f"{count} {label}" for label, count in counts.items()), caption])}
+
+
+class Instructions(Operator):
+    """INSTRUCTIONS: several ways to ask for what the clip shows, by `preprocessing.instructions`, from
+
+    - the emotion and its level: tags `emotion` and `intensity` given with the source, else a path as MEAD's, such as
+      M003/video/front/angry/level_3/001.mp4;
+    - action units, where `action_units` names a field whose labels they are;
+    - movements of the head.
+
+    Task "emotion" where there is a label, "motion" where there are only movements, "neutral" where there is nothing. The
+    texts' chance comes from `seed` and the row's key alone.
+    """
+
+    name = "instructions"
+    version = 1
+
+    class Params(OperatorParams):
+        """Attributes:
+        action_units: a JSON field whose "labels" are units such as AU12; "" for none.
+        head: tell movements of the head too.
+        texts: how many are drawn.
+        seed: other numbers draw others.
+        """
+
+        action_units: str = ""
+        head: bool = True
+        texts: int = Setting(8, ge=1)
+        seed: int = Setting(0, ge=0)
+
+        @field_validator("action_units")
+        @classmethod
+        def _a_json_field(cls, name: str) -> str:
+            return named_field(name, "json").name if name else ""
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        units = (named_field(self.params.action_units, "json"),) if self.params.action_units else ()
+        return (GIVEN, SOURCE, *((HEAD_POSE, FACE_VALID) if self.params.head else ()), *units)
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (INSTRUCTIONS,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        emotion, level = labelled_emotion(sample[GIVEN].get("tags") or {}, str(sample[SOURCE].get("path", "")))
+        units = list(sample[self.reads[-1]]["labels"]) if self.params.action_units else []
+        head = []
+        if self.params.head:
+            head = head_moves(sample[HEAD_POSE], sample[FACE_VALID], float(Fraction(str(sample[SOURCE]["fps"]))))
+        does = [unit_words(label) for label in units] + [imperative(move) for move in head]
+        rng = generator(self.params.seed, self.name, sample.key)
+        texts = [instruction(emotion, level, does, rng) for _ in range(self.params.texts)]
+        task = "emotion" if emotion else "motion" if does else "neutral"
+        value = {"task": task, "emotion": emotion, "level": level, "action_units": units, "head": head, "texts": texts}
+        return {INSTRUCTIONS: value}
+
+
+def labelled_emotion(tags: Mapping[str, Any], path: str) -> tuple[str, int]:
+    """(emotion of `EMOTIONS` or "", level 1 to 3 or 0) by tags, else by a path as MEAD's.
+
+    Raises:
+        Refused: a tag that is no emotion or level known here.
+    """
+    emotion, level = str(tags.get("emotion") or "").strip().lower(), tags.get("intensity")
+    if not emotion:
+        match = re.search(rf"(?:^|[/_])({'|'.join(EMOTIONS)})[/_]level_([123])(?:[/_.]|$)", path)
+        return (match[1], int(match[2])) if match else ("", 0)
+    synonyms = {word: name for name, words in EMOTIONS.items() for word in words}
+    known = emotion if emotion in EMOTIONS else synonyms.get(emotion, "")
+    if not known:
+        raise Refused(f"emotion {emotion!r} is none of {', '.join(EMOTIONS)}")
+    if level in (None, ""):
+        return known, 0
+    if str(level) not in ("0", "1", "2", "3"):
+        raise Refused(f"intensity {level!r} is none of 1, 2, 3")
+    return known, int(level)
+
+
+def named_field(name: str, codec: str) -> Field:
+    """The field of that name.
+
+    Raises:
+        ValueError: there is none, or it holds something else.
+    """
+    field = by_name(name)
+    if field is None or field.codec != codec:
+        raise ValueError(f"{name!r} is no field of {'text' if codec == 'txt' else 'JSON'}")
+    return field
