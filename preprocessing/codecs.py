@@ -7,7 +7,7 @@
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
-| png | PNG, nothing lost | uint8 (height, width, 3) RGB, or (height, width) |
+| png | PNG, lossless | uint8 (height, width, 3) RGB, or (height, width) |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
@@ -19,7 +19,7 @@ import io
 import json
 import wave
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
 from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
 
-EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "png": "png", "txt": "txt"}
+EXTENSION: dict[Codec, str] = {codec: codec for codec in get_args(Codec)}
 WAV_RATE_HZ = 16_000
 
 

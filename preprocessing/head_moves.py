@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def legs(angle: np.ndarray, axis: int) -> list[Leg]:
             way, high = 1, place
     if way:
         pivots.append(high if way == 1 else low)
-    return [Leg(axis, a, b, float(angle[a]), float(angle[b])) for a, b in zip(pivots, pivots[1:], strict=False)]
+    return [Leg(axis, a, b, float(angle[a]), float(angle[b])) for a, b in pairwise(pivots)]
 
 
 def _told(found: list[Leg], fps: float) -> list[tuple[int, str]]:

@@ -48,6 +48,7 @@ def _weights(old: int, new: int, mode: Mode, step: float | None) -> csr_matrix:
         at = np.maximum(at, 0)
     left = np.floor(at)
     t = at - left
+    taps: tuple[int, ...]
     if mode == "bilinear":
         taps, weights = (0, 1), [1 - t, t]
     else:

@@ -18,7 +18,8 @@ CAPTION_MEASURED = Field(
     "caption made of what was measured: how many people, how near, where they look, mouth, light, colours",
 )
 CAPTION_ACTION = Field(
-    "caption_action", "txt", "str", (), "clip", "what the person does through the clip, from measured movements: speaks, turns, nods",
+    "caption_action", "txt", "str", (), "clip",
+    "what the person does through the clip, from measured movements: speaks, turns, nods",
 )
 CAPTION_TAGGED = Field(
     "caption_tagged", "txt", "str", (), "clip",

@@ -12,16 +12,7 @@ from PIL import Image
 from pydantic import Field as Setting
 from pydantic import model_validator
 
-from preprocessing.fields import (
-    VIDEO,
-    Field,
-    MapKind,
-    colour_map,
-    condition_frames,
-    condition_map,
-    grey_image,
-    image,
-)
+from preprocessing.fields import VIDEO, Field, MapKind, colour_map, condition_frames, condition_map, grey_image, image
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import FamilyOperator, Frames, OperatorParams, Sample
 from preprocessing.operators.pictures import shrunk
@@ -84,8 +75,10 @@ class MapOperator(FamilyOperator):
 
 
 class Canny(MapOperator):
-    """Canny's edges (1986) by OpenCV on the RGB picture: of each pixel the channel with the steepest slope, gradients by Sobel 3 x 3
-    and |dx| + |dy|. Nothing is smoothed before. Thresholds as published with ControlNet and SCEdit."""
+    """Canny's edges (1986) by OpenCV on the RGB picture, thresholds as published with ControlNet and SCEdit.
+
+    Of each pixel the channel with the steepest slope counts; gradients by Sobel 3 x 3, |dx| + |dy|. Nothing is smoothed before.
+    """
 
     name = "canny"
     version = 1
@@ -133,8 +126,10 @@ class Lines(MapOperator):
 
 
 class Grey(FamilyOperator):
-    """`grey_SIZE`: `image_SIZE` without colour, by Pillow's integer formula (the condition of PASD's colourisation, StyleDiffusion's
-    removal of colour)."""
+    """`grey_SIZE`: `image_SIZE` without colour, by Pillow's integer formula.
+
+    The condition of PASD's colourisation, and the first step of StyleDiffusion's removal of style.
+    """
 
     name = "grey"
     version = 1

@@ -9,17 +9,7 @@ import numpy as np
 from pydantic import Field as Setting
 
 from preprocessing.degradation import RECIPES, degrade, sharpened
-from preprocessing.fields import (
-    FACE_VALID,
-    KEY_FRAME,
-    Degradation,
-    Field,
-    aligned_face,
-    degradation,
-    degraded,
-    image,
-    sharp_image,
-)
+from preprocessing.fields import FACE_VALID, KEY_FRAME, Degradation, Field, aligned_face, degradation, degraded, image, sharp_image
 from preprocessing.operator import FamilyOperator, OperatorParams, Refused, Sample
 from preprocessing.seeds import generator
 

@@ -79,7 +79,7 @@ class Depth(PretrainedOperator, MapOperator):
 
     def _nearness(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(H, W) float32 of each picture, larger where nearer."""
-        inputs = [(self._processor(images=p, return_tensors="pt")["pixel_values"], p.shape[:2]) for p in pictures]
+        inputs = [(self._processor(images=p, return_tensors="pt")["pixel_values"], (p.shape[0], p.shape[1])) for p in pictures]
         return self.together(inputs, lambda pair: (pair[0].shape, pair[1]), self._estimate)
 
     def _estimate(self, inputs: list[tuple[Any, tuple[int, int]]]) -> list[np.ndarray]:

@@ -140,14 +140,18 @@ def look(measures: Mapping[str, float]) -> list[str]:
     """Light and colours, where they are out of the ordinary."""
     light, colours, sharp = measures["brightness"], measures["colourfulness"], measures["blur"]
     words = ["in dim light"] if light < 0.22 else ["in bright light"] if light > 0.62 else []
-    words += ["black and white"] if colours < 3 else ["muted colours"] if colours < 20 else ["strong colours"] if colours > 60 else []
+    if colours < 3:
+        words += ["black and white"]
+    elif not 20 <= colours <= 60:
+        words += ["muted colours" if colours < 20 else "strong colours"]
     return words + (["blurred"] if sharp < 20 else [])
 
 
 class ActionCaption(Operator):
-    """CAPTION_ACTION: "the person speaks and turns the head to the left, then nods": ID-Animator's second caption without a network.
+    """CAPTION_ACTION: "the person speaks and turns the head to the left, then nods".
 
-    Movements of the head by `preprocessing.head_moves`, speaking by MEASURES' lip_motion.
+    ID-Animator's second caption, without a network: movements of the head by `preprocessing.head_moves`, speaking by the
+    lip_motion of MEASURES.
     """
 
     name = "action_caption"

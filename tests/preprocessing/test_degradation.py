@@ -13,7 +13,18 @@ import pytest
 import skimage.data
 import torch
 
-from preprocessing.degradation import RECIPES, FirstOrder, apply, degrade, draw, filter2d, gaussian_kernel, noise, sharpened, sinc_kernel
+from preprocessing.degradation import (
+    RECIPES,
+    FirstOrder,
+    apply,
+    degrade,
+    draw,
+    filter2d,
+    gaussian_kernel,
+    noise,
+    sharpened,
+    sinc_kernel,
+)
 from preprocessing.degradation.jpeg import jpeg_formula, jpeg_library
 from preprocessing.degradation.resizing import MODES, resized, scaled
 from preprocessing.degradation.steps import blur_kernel

@@ -22,7 +22,9 @@ def face(**other: float) -> FaceAttributes:
     return FaceAttributes(**{**MEAN, **other})
 
 
-@pytest.mark.parametrize(("attributes", "yaw"), [({}, 0), ({"width": 0.7, "jaw": 0.9}, 30), ({"gap": 0.5, "smile": 0.1, "lips": 0.1}, 0)])
+@pytest.mark.parametrize(
+    ("attributes", "yaw"), [({}, 0), ({"width": 0.7, "jaw": 0.9}, 30), ({"gap": 0.5, "smile": 0.1, "lips": 0.1}, 0)]
+)
 def test_a_description_names_every_part_once_and_in_order(attributes: dict, yaw: float):
     text = description(face(**attributes), yaw)
     words = text.replace(",", "").replace(".", "").split()

@@ -40,7 +40,8 @@ def test_given_labels_are_passed_on():
 
 def test_the_astronaut_in_words():
     sample = fill(make_sample(swaying(6)), CAPTION_MEASURED, DESCRIPTION_MEASURED, CAPTION_ACTION)
-    assert sample[CAPTION_MEASURED].startswith("a video of one person, head and shoulders, facing the camera, smiling with parted lips")
+    seen = "a video of one person, head and shoulders, facing the camera, smiling with parted lips"
+    assert sample[CAPTION_MEASURED].startswith(seen)
     assert sample[DESCRIPTION_MEASURED].startswith("The person has ")
     assert sample[CAPTION_ACTION] == "the person keeps silent, holding the head still"
     sample[FACE_VALID] = np.zeros(6, bool)
@@ -87,11 +88,11 @@ def test_pasds_text():
         catalogue.producer("caption_tagged", {"tagged_caption": {"caption": "mel80"}})
 
 
-def instructed(key: str = "a", tags: dict | None = None, path: str = "x.mp4", units: list[str] | None = None, **settings: Any) -> dict:
+def instructed(key: str = "a", tags: dict | None = None, units: list[str] | None = None, **settings: Any) -> dict:
     turn = np.zeros((50, 3), np.float32)
     turn[:, 0] = np.linspace(0, 30, 50) if settings.pop("turns", False) else 0
     values: dict[Any, Any] = {
-        GIVEN: {"tags": tags or {}}, SOURCE: {"path": path, "fps": "25/1"}, HEAD_POSE: turn, FACE_VALID: np.ones(50, bool),
+        GIVEN: {"tags": tags or {}}, SOURCE: {"path": "x.mp4", "fps": "25/1"}, HEAD_POSE: turn, FACE_VALID: np.ones(50, bool),
     }  # fmt: skip
     if units is not None:  # any field of JSON with labels will do
         values[OBJECTS], settings["action_units"] = {"labels": units}, "objects"
