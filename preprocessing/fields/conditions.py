@@ -75,16 +75,18 @@ def condition_map(kind: MapKind, size_px: int) -> Field:
     )
 
 
-def condition_frames(kind: MapKind, size_px: int) -> Field:
-    """Maps of a clip's frames, cut to their middle square."""
+def condition_frames(kind: MapKind, size: int | str) -> Field:
+    """Maps of a clip's frames, cut to their middle: a square of `size` px, or "HEIGHTxWIDTH"."""
+    sides = [int(side) for side in str(size).split("x")]
     return Field(
-        f"{kind}_frames_{size_px}", "mjpeg", "uint8", ("frames", size_px, size_px, 3), "frame",
-        f"{_MEANING[kind]}; of each frame's middle square, resized to {size_px} px, the same in all channels; black where a frame "
+        f"{kind}_frames_{size}", "mjpeg", "uint8", ("frames", sides[0], sides[-1], 3), "frame",
+        f"{_MEANING[kind]}; of each frame, cut centrally to the shape and resized, the same in all channels; black where a frame "
         "was left out",
     )
 
 
-_SIZE = "([1-9][0-9]{1,3})"
+_SIDE = "[1-9][0-9]{1,3}"
+_SIZE = f"({_SIDE})"
 FIELDS: tuple[Field, ...] = (PICTURE_CLASS, OBJECTS)
 
 FAMILIES: tuple[Family, ...] = (
@@ -103,7 +105,7 @@ FAMILIES: tuple[Family, ...] = (
         re.compile(f"({_MAPS})_{_SIZE}"), lambda m: condition_map(cast(MapKind, m[1]), int(m[2])), f"({_MAPS})_SIZE", "canny_512",
     ),
     Family(
-        re.compile(f"({_MAPS})_frames_{_SIZE}"), lambda m: condition_frames(cast(MapKind, m[1]), int(m[2])),
-        f"({_MAPS})_frames_SIZE", "lines_frames_512",
+        re.compile(f"({_MAPS})_frames_({_SIDE}(?:x{_SIDE})?)"), lambda m: condition_frames(cast(MapKind, m[1]), m[2]),
+        f"({_MAPS})_frames_(SIZE|HEIGHTxWIDTH)", "lines_frames_512",
     ),
 )  # fmt: skip

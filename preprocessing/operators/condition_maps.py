@@ -15,7 +15,6 @@ from pydantic import model_validator
 from preprocessing.fields import VIDEO, Field, MapKind, colour_map, condition_frames, condition_map, grey_image, image
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import FamilyOperator, Frames, OperatorParams, Sample
-from preprocessing.operators.pictures import shrunk
 
 LINES_AT_PX = 512  # the shorter side for which the widths of lines are given
 DOG_RATIO = 1.6  # of the two Gaussians: Marr and Hildreth's approximation of the Laplacian of a Gaussian
@@ -25,12 +24,13 @@ class MapParams(OperatorParams):
     """Settings of maps.
 
     Attributes:
-        size: shorter side of the key frame's map, side of the frames' square in px; fixed by the field's name.
+        size: of the key frame's map the shorter side, of frames the side of a square or HEIGHTxWIDTH, in px; fixed by the field's
+            name.
         frames: of the clip's frames; fixed by the field's name.
         every: of how many frames one is looked at; the others are left out. Not for the key frame.
     """
 
-    size: int = Setting(ge=10, le=9999)
+    size: str = Setting(pattern=r"^[1-9]\d{1,3}(x[1-9]\d{1,3})?$")
     frames: bool = False
     every: int = Setting(1, ge=1)
 
@@ -40,34 +40,51 @@ class MapParams(OperatorParams):
             raise ValueError("`every` is for fields of frames, such as lines_frames_512")
         return self
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of maps of frames."""
+        sides = [int(side) for side in self.size.split("x")]
+        return sides[0], sides[-1]
+
 
 class MapOperator(FamilyOperator):
-    """KIND_SIZE from `image_SIZE`, and KIND_frames_SIZE from the clip's frames cut to their middle square."""
+    """KIND_SIZE from `image_SIZE`, and KIND_frames_SIZE from the clip's frames cut to their middle square.
+
+    The two have settings of their own: `canny.low` and `canny_frames.low`.
+    """
 
     Params: ClassVar[type[OperatorParams]] = MapParams
     kind: ClassVar[MapKind]
 
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.kind}_frames" if self.params.frames else self.kind
+
     @classmethod
     def of_field(cls, field: str) -> dict[str, Any] | None:
-        match = re.fullmatch(rf"{cls.kind}(_frames)?_([1-9]\d{{1,3}})", field)
-        return {"frames": bool(match[1]), "size": int(match[2])} if match else None
+        match = re.fullmatch(rf"{cls.kind}(_frames)?_([1-9]\d{{1,3}}(x[1-9]\d{{1,3}})?)", field)
+        return {"frames": bool(match[1]), "size": match[2]} if match and (match[1] or not match[3]) else None
+
+    @classmethod
+    def variants(cls) -> tuple[str, ...]:
+        return (f"{cls.kind}_512", f"{cls.kind}_frames_512")
 
     @property
     def reads(self) -> tuple[Field, ...]:
-        return (VIDEO,) if self.params.frames else (image(self.params.size),)
+        return (VIDEO,) if self.params.frames else (image(int(self.params.size)),)
 
     @property
     def writes(self) -> tuple[Field, ...]:
-        make = condition_frames if self.params.frames else condition_map
-        return (make(self.kind, self.params.size),)
+        if self.params.frames:
+            return (condition_frames(self.kind, self.params.size),)
+        return (condition_map(self.kind, int(self.params.size)),)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
-        size = self.params.size
         if not self.params.frames:
-            return {self.writes[0]: self.map(sample[image(size)])}
-        looked_at = squares(sample[VIDEO], size, self.params.every)
-        maps = (None if s is None else np.repeat(self.map(s)[..., None], 3, 2) for s in looked_at)
-        return {self.writes[0]: FrameSequence.of(maps, size, size)}
+            return {self.writes[0]: self.map(sample[self.reads[0]])}
+        looked_at = views(sample[VIDEO], self.params.shape, self.params.every)
+        maps = (None if view is None else np.repeat(self.map(view)[..., None], 3, 2) for view in looked_at)
+        return {self.writes[0]: FrameSequence.of(maps, *self.params.shape)}
 
     def map(self, picture: np.ndarray) -> np.ndarray:
         """(H, W) uint8 of (H, W, 3) uint8 RGB."""
@@ -80,7 +97,6 @@ class Canny(MapOperator):
     Of each pixel the channel with the steepest slope counts; gradients by Sobel 3 x 3, |dx| + |dy|. Nothing is smoothed before.
     """
 
-    name = "canny"
     version = 1
     kind = "canny"
 
@@ -102,7 +118,6 @@ class Lines(MapOperator):
     areas. An edge gives one line on its dark side. This is no HED or PiDiNet: those leave texture out that this one draws.
     """
 
-    name = "lines"
     version = 1
     kind = "lines"
 
@@ -194,14 +209,23 @@ def luma(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).convert("L"))
 
 
-def squares(video: Frames, size_px: int, every: int) -> Iterator[np.ndarray | None]:
-    """Of each frame its middle square at `size_px` px, (size, size, 3) uint8 RGB; None for those between."""
+def views(video: Frames, shape: tuple[int, int], every: int) -> Iterator[np.ndarray | None]:
+    """Of one frame in `every` the largest centred cut of that shape, resized to it, (height, width, 3) uint8 RGB; else None."""
+    height, width = shape
     for place, frame in enumerate(video):
         if place % every:
             yield None
             continue
-        side = min(frame.shape[:2])
-        top, left = ((length - side) // 2 for length in frame.shape[:2])
-        yield shrunk(np.ascontiguousarray(frame[top : top + side, left : left + side]), size_px)
+        tall, wide = frame.shape[:2]
+        if wide * height > tall * width:
+            wide = max(1, round(tall * width / height))
+        else:
+            tall = max(1, round(wide * height / width))
+        top, left = (frame.shape[0] - tall) // 2, (frame.shape[1] - wide) // 2
+        cut = np.ascontiguousarray(frame[top : top + tall, left : left + wide])
+        if (tall, wide) != shape:
+            shrinks = tall > height or wide > width
+            cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+        yield cut
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field as Setting
 
-from preprocessing.fields import VIDEO, Field, image
+from preprocessing.fields import VIDEO, Field
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import Sample
-from preprocessing.operators.condition_maps import MapOperator, MapParams, squares
+from preprocessing.operators.condition_maps import MapOperator, MapParams, views
 from preprocessing.pretrained import PretrainedOperator, PretrainedParams, load_network, loading
 
 
@@ -25,7 +25,6 @@ class Depth(PretrainedOperator, MapOperator):
     one depth is 0.
     """
 
-    name = "depth"
     version = 1
     kind = "depth"
 
@@ -61,21 +60,21 @@ class Depth(PretrainedOperator, MapOperator):
     def call_many(self, samples: Sequence[Sample]) -> list[dict[Field, Any]]:
         if self.params.frames:
             return [{self.writes[0]: self._frames(sample)} for sample in samples]
-        depths = self._nearness([sample[image(self.params.size)] for sample in samples])
+        depths = self._nearness([sample[self.reads[0]] for sample in samples])
         return [{self.writes[0]: levels(depth, depth.min(), depth.max())} for depth in depths]
 
     def _frames(self, sample: Sample) -> FrameSequence:
-        size = self.params.size
         places, depths = [], []
-        numbered = ((n, s) for n, s in enumerate(squares(sample[VIDEO], size, self.params.every)) if s is not None)
+        looked_at = views(sample[VIDEO], self.params.shape, self.params.every)
+        numbered = ((n, view) for n, view in enumerate(looked_at) if view is not None)
         while group := list(islice(numbered, self.batch_size)):
             places += [place for place, _ in group]
-            depths += [depth.astype(np.float32) for depth in self._nearness([square for _, square in group])]
+            depths += [depth.astype(np.float32) for depth in self._nearness([view for _, view in group])]
         low, high = min(d.min() for d in depths), max(d.max() for d in depths)
         maps: list[np.ndarray | None] = [None] * sample[VIDEO].n_frames
         for place, depth in zip(places, depths, strict=True):
             maps[place] = np.repeat(levels(depth, low, high)[..., None], 3, 2)
-        return FrameSequence.of(maps, size, size)
+        return FrameSequence.of(maps, *self.params.shape)
 
     def _nearness(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """(H, W) float32 of each picture, larger where nearer."""

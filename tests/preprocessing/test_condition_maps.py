@@ -110,13 +110,21 @@ def test_maps_of_frames_are_of_the_middle_square(kind):
     every = catalogue.producer(field.name)(make_sample(frames))[field]
     assert every.shape == (5, 100, 100, 3)
     assert every.present.all()
-    third = catalogue.producer(field.name, {kind: {"every": 3}})(make_sample(frames))[field]
+    third = catalogue.producer(field.name, {f"{kind}_frames": {"every": 3}})(make_sample(frames))[field]
     assert third.present.tolist() == [True, False, False, True, False]
     assert np.array_equal(third[3], every[3])
     square = cv2.resize(np.ascontiguousarray(frames[3, 44:244]), (100, 100), interpolation=cv2.INTER_AREA)
     want = catalogue.producer(f"{kind}_100")(Sample("a", {image(100).name: square}))[condition_map(kind, 100)]
     assert np.abs(every[3][..., 0].astype(int) - want).mean() < 4  # JPEG
     assert np.array_equal(every[3][..., 0], every[3][..., 1])
+    flat = condition_frames(kind, "60x100")
+    wide = catalogue.producer(flat.name)(make_sample(frames))[flat]
+    assert wide.shape == (5, 60, 100, 3)
+    cut = cv2.resize(np.ascontiguousarray(frames[3, 84:204]), (100, 60), interpolation=cv2.INTER_AREA)  # 200 x 3 / 5 = 120 rows
+    operator = catalogue.producer(f"{kind}_60")
+    want = operator(Sample("a", {image(60).name: cut}))[condition_map(kind, 60)]
+    assert np.abs(wide[3][..., 0].astype(int) - want).mean() < 4
+    assert by_name(f"{kind}_60x100") is None
 
 
 def test_a_grey_png_stays_grey_and_damage_is_said():

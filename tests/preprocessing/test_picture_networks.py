@@ -51,7 +51,7 @@ def rows() -> list[Sample]:
 def ready(weights: Path, field: str, **settings: Any) -> Any:
     name = OF.get(field, "depth")
     given = {"model": str(weights / name), **({} if name == "depth" else {"size_px": 48}), **settings}
-    operator = catalogue.producer(field, {name: given})
+    operator = catalogue.producer(field, {name if field in OF else "depth_frames": given})
     operator.setup()
     return operator
 
@@ -149,4 +149,5 @@ def test_another_network_is_refused(weights: Path, field: str, tmp_path: Path):
 def test_leaving_frames_out_is_for_frames():
     with pytest.raises(LikenessError, match="every"):
         catalogue.producer("depth_512", {"depth": {"every": 2}})
-    assert catalogue.producer("depth_frames_512", {"depth": {"every": 2}}).params.every == 2
+    assert catalogue.producer("depth_frames_512", {"depth_frames": {"every": 2}, "depth": {}}).params.every == 2
+    assert {"depth", "depth_frames", "canny_frames", "lines"} <= set(catalogue.operator_names())
