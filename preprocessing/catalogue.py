@@ -33,6 +33,7 @@ from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
+from preprocessing.operators.segmentation import Segmentation
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
@@ -43,6 +44,7 @@ from preprocessing.operators.wording import (
     MeasuredCaption,
     MeasuredDescription,
     TaggedCaption,
+    UnifiedCaption,
 )
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -50,8 +52,8 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
-    LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, TaggedCaption,
-    Instructions,
+    LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, UnifiedCaption,
+    TaggedCaption, Instructions,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
@@ -59,7 +61,7 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
     Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
-    Lines: "lines_512", Depth: "depth_512",
+    Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

@@ -133,6 +133,22 @@ def detector(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def segmenter(folder: Path, seed: int = 0) -> Path:
+    """As nvidia/segformer-b0-finetuned-ade-512-512 is laid out."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+    torch.manual_seed(seed)
+    network = SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8,
+            id2label={0: "wall", 1: "sky", 2: "person", 3: "floor", 4: "tree"},
+        )
+    )  # fmt: skip
+    _spread(network).save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": 2 * SIDE, "width": 2 * SIDE}).save_pretrained(folder)
+    return folder
+
+
 def autoencoder(folder: Path, seed: int = 0, **settings: Any) -> Path:
     """The `vae` of a Stable Diffusion: 8 x 8 pixels to one of 4 channels."""
     from diffusers import AutoencoderKL

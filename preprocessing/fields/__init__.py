@@ -14,6 +14,8 @@ from preprocessing.fields.conditions import (
     degradation,
     degraded,
     grey_image,
+    segmentation,
+    segments,
     sharp_image,
 )
 from preprocessing.fields.contract import NAME, SOURCE_PX, AnyOf, Codec, Family, Field, Rate
@@ -47,6 +49,7 @@ from preprocessing.fields.text import (
     CAPTION_LLAVA,
     CAPTION_MEASURED,
     CAPTION_TAGGED,
+    CAPTION_UNIFIED,
     DESCRIPTION_LLAVA,
     DESCRIPTION_MEASURED,
     INSTRUCTIONS,
@@ -65,6 +68,7 @@ __all__ = [
     "CAPTION_LLAVA",
     "CAPTION_MEASURED",
     "CAPTION_TAGGED",
+    "CAPTION_UNIFIED",
     "DESCRIPTION_LLAVA",
     "DESCRIPTION_MEASURED",
     "DUPLICATE",
@@ -127,6 +131,8 @@ __all__ = [
     "known_names",
     "latent",
     "markdown",
+    "segmentation",
+    "segments",
     "sharp_image",
     "text_embedding",
 ]

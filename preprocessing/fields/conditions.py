@@ -60,6 +60,22 @@ def grey_image(size_px: int) -> Field:
     )
 
 
+def segmentation(size_px: int) -> Field:
+    """What every pixel shows."""
+    return Field(
+        f"segmentation_{size_px}", "png", "uint8", ("height", "width"), "clip",
+        f"number of the class that a segmenting network gives each pixel of image_{size_px}; names in segments_{size_px}",
+    )
+
+
+def segments(size_px: int) -> Field:
+    """The classes of `segmentation(size_px)`."""
+    return Field(
+        f"segments_{size_px}", "json", "object", (), "clip",
+        f"of the classes that occur in segmentation_{size_px}: names by number (as text), shares of the picture by name",
+    )
+
+
 def colour_map(size_px: int) -> Field:
     """A picture's colours without its shapes."""
     return Field(
@@ -100,6 +116,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(re.compile(f"sharpened_{_SIZE}"), lambda m: sharp_image(int(m[1])), "sharpened_SIZE", "sharpened_512"),
     Family(re.compile(f"grey_{_SIZE}"), lambda m: grey_image(int(m[1])), "grey_SIZE", "grey_512"),
+    Family(re.compile(f"segmentation_{_SIZE}"), lambda m: segmentation(int(m[1])), "segmentation_SIZE", "segmentation_512"),
+    Family(re.compile(f"segments_{_SIZE}"), lambda m: segments(int(m[1])), "segments_SIZE", "segments_512"),
     Family(re.compile(f"colours_{_SIZE}"), lambda m: colour_map(int(m[1])), "colours_SIZE", "colours_512"),
     Family(
         re.compile(f"({_MAPS})_{_SIZE}"), lambda m: condition_map(cast(MapKind, m[1]), int(m[2])), f"({_MAPS})_SIZE", "canny_512",

@@ -25,6 +25,9 @@ CAPTION_TAGGED = Field(
     "caption_tagged", "txt", "str", (), "clip",
     "PASD's text: the picture's class, the objects counted, a caption, in which blurry and noisy become clear and clean",
 )
+CAPTION_UNIFIED = Field(
+    "caption_unified", "txt", "str", (), "clip", "one text of who is seen and what they do: two captions joined, cut to a length",
+)
 DESCRIPTION_LLAVA = Field(
     "description_llava", "txt", "str", (), "clip", "the face in the key frame part by part by LLaVA: face, ears, eyes, nose, mouth",
 )
@@ -54,7 +57,7 @@ def text_embedding(encoder: str) -> Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    LABELS_GIVEN, CAPTION_GIVEN, CAPTION_BLIP, CAPTION_LLAVA, CAPTION_MEASURED, CAPTION_ACTION, CAPTION_TAGGED,
+    LABELS_GIVEN, CAPTION_GIVEN, CAPTION_BLIP, CAPTION_LLAVA, CAPTION_MEASURED, CAPTION_ACTION, CAPTION_UNIFIED, CAPTION_TAGGED,
     DESCRIPTION_LLAVA, DESCRIPTION_MEASURED, INSTRUCTIONS, TEXT_POOLED_SDXL,
 )  # fmt: skip
 

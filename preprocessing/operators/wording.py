@@ -16,6 +16,7 @@ from preprocessing.fields import (
     CAPTION_BLIP,
     CAPTION_MEASURED,
     CAPTION_TAGGED,
+    CAPTION_UNIFIED,
     DESCRIPTION_MEASURED,
     FACE_VALID,
     GIVEN,
@@ -179,6 +180,45 @@ class ActionCaption(Operator):
         speaks = "speaks" if measures["lip_motion"] >= SPEAKS else "keeps silent"
         told = f"{speaks} and {', then '.join(moves)}" if moves else f"{speaks}, holding the head still"
         return {CAPTION_ACTION: f"the person {told}"}
+
+
+class UnifiedCaption(Operator):
+    """CAPTION_UNIFIED: "<who and what they look like>. <what they do>.": ID-Animator's training text.
+
+    A rule stands in for the published language model.     Text encoders cut after 77 tokens. So where both have more than `most_words` words together, the action stands first and the
+    other is cut.
+    """
+
+    name = "unified_caption"
+    version = 1
+
+    class Params(OperatorParams):
+        """`attributes`, `action`: fields of text; `most_words`: words that are sure to fit 77 tokens or so."""
+
+        attributes: str = CAPTION_MEASURED.name
+        action: str = CAPTION_ACTION.name
+        most_words: int = Setting(50, ge=2)
+
+        @field_validator("attributes", "action")
+        @classmethod
+        def _a_text(cls, caption: str) -> str:
+            return named_field(caption, "txt").name
+
+    @property
+    def reads(self) -> tuple[Field, ...]:
+        return (named_field(self.params.attributes, "txt"), named_field(self.params.action, "txt"))
+
+    @property
+    def writes(self) -> tuple[Field, ...]:
+        return (CAPTION_UNIFIED,)
+
+    def __call__(self, sample: Sample) -> dict[Field, Any]:
+        attributes, action = (sample[field].strip().rstrip(".") for field in self.reads)
+        most = self.params.most_words
+        if len(attributes.split()) + len(action.split()) <= most:
+            return {CAPTION_UNIFIED: f"{attributes}. {action}."}
+        words = f"{action}. {attributes}.".split()
+        return {CAPTION_UNIFIED: " ".join(words[:most])}
 
 
 class TaggedCaption(Operator):

@@ -16,6 +16,7 @@ from preprocessing.fields import (
     CAPTION_BLIP,
     CAPTION_MEASURED,
     CAPTION_TAGGED,
+    CAPTION_UNIFIED,
     DESCRIPTION_MEASURED,
     FACE_VALID,
     GIVEN,
@@ -86,6 +87,19 @@ def test_pasds_text():
     assert catalogue.producer("caption_tagged", {"tagged_caption": {"caption": "caption_llava"}}).reads[2].name == "caption_llava"
     with pytest.raises(LikenessError, match="no field of text"):
         catalogue.producer("caption_tagged", {"tagged_caption": {"caption": "mel80"}})
+
+
+def test_captions_are_joined_and_cut():
+    def joined(attributes: str, action: str, **settings: Any) -> str:
+        values = {CAPTION_MEASURED.name: attributes, CAPTION_ACTION.name: action}
+        return catalogue.producer("caption_unified", {"unified_caption": settings})(Sample("row", values))[CAPTION_UNIFIED]
+
+    assert joined("a photo of a man", "the person nods.") == "a photo of a man. the person nods."
+    assert joined("a b c d e", "f g", most_words=5) == "f g. a b c"
+    other = catalogue.producer("caption_unified", {"unified_caption": {"attributes": "caption_llava"}})
+    assert other.reads[0].name == "caption_llava"
+    with pytest.raises(LikenessError, match="no field of text"):
+        catalogue.producer("caption_unified", {"unified_caption": {"action": "measures"}})
 
 
 def instructed(key: str = "a", tags: dict | None = None, units: list[str] | None = None, **settings: Any) -> dict:
