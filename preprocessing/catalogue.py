@@ -28,6 +28,7 @@ from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
 from preprocessing.operators.ingest import Ingest
+from preprocessing.operators.instructions import Instructions, LabelsGiven
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
@@ -37,15 +38,7 @@ from preprocessing.operators.segmentation import Segmentation
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
-from preprocessing.operators.wording import (
-    ActionCaption,
-    Instructions,
-    LabelsGiven,
-    MeasuredCaption,
-    MeasuredDescription,
-    TaggedCaption,
-    UnifiedCaption,
-)
+from preprocessing.operators.wording import ActionCaption, MeasuredCaption, MeasuredDescription, TaggedCaption, UnifiedCaption
 
 Settings = Mapping[str, Mapping[str, Any]]
 

@@ -1,8 +1,7 @@
-"""Text that needs no network: captions and face descriptions from what was measured, instructions from labels and movements."""
+"""Text that needs no network of its own: captions and face descriptions from what was measured, and texts joined of others."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -19,11 +18,8 @@ from preprocessing.fields import (
     CAPTION_UNIFIED,
     DESCRIPTION_MEASURED,
     FACE_VALID,
-    GIVEN,
     HEAD_POSE,
-    INSTRUCTIONS,
     KEY_FRAME,
-    LABELS_GIVEN,
     LANDMARKS_478,
     MEASURES,
     OBJECTS,
@@ -34,33 +30,10 @@ from preprocessing.fields import (
     by_name,
 )
 from preprocessing.head_moves import head_moves
-from preprocessing.instructions import EMOTIONS, imperative, instruction, unit_words
 from preprocessing.operator import Operator, OperatorParams, Refused, Sample
-from preprocessing.seeds import generator
 
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPEAKS = 0.045  # `lip_motion` from which on somebody speaks: people who keep silent measured up to 0.025, talkers from 0.068
-
-
-class LabelsGiven(Operator):
-    """LABELS_GIVEN: the tags that came with the source, as they are."""
-
-    name = "labels_given"
-    version = 1
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        return (GIVEN,)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (LABELS_GIVEN,)
-
-    def __call__(self, sample: Sample) -> dict[Field, Any]:
-        tags = sample[GIVEN].get("tags") or {}
-        if not tags:
-            raise Refused("no tags were given")
-        return {LABELS_GIVEN: dict(tags)}
 
 
 class MeasuredDescription(Operator):
@@ -185,8 +158,8 @@ class ActionCaption(Operator):
 class UnifiedCaption(Operator):
     """CAPTION_UNIFIED: "<who and what they look like>. <what they do>.": ID-Animator's training text.
 
-    A rule stands in for the published language model.     Text encoders cut after 77 tokens. So where both have more than `most_words` words together, the action stands first and the
-    other is cut.
+    A rule stands in for the published language model. Text encoders cut after 77 tokens, so where both have more than
+    `most_words` words together, the action stands first and the other is cut.
     """
 
     name = "unified_caption"
@@ -263,83 +236,6 @@ class TaggedCaption(Operator):
             caption = caption.replace(bad, good)
         tags = [shown["label"]] * (shown["score"] >= self.params.least_score)
         return {CAPTION_TAGGED: ", ".join([*tags, *(f"{count} {label}" for label, count in counts.items()), caption])}
-
-
-class Instructions(Operator):
-    """INSTRUCTIONS: several ways to ask for what the clip shows, by `preprocessing.instructions`, from
-
-    - the emotion and its level: tags `emotion` and `intensity` given with the source, else a path as MEAD's, such as
-      M003/video/front/angry/level_3/001.mp4;
-    - action units, where `action_units` names a field whose labels they are;
-    - movements of the head.
-
-    Task "emotion" where there is a label, "motion" where there are only movements, "neutral" where there is nothing. The
-    texts' chance comes from `seed` and the row's key alone.
-    """
-
-    name = "instructions"
-    version = 1
-
-    class Params(OperatorParams):
-        """Attributes:
-        action_units: a JSON field whose "labels" are units such as AU12; "" for none.
-        head: tell movements of the head too.
-        texts: how many are drawn.
-        seed: other numbers draw others.
-        """
-
-        action_units: str = ""
-        head: bool = True
-        texts: int = Setting(8, ge=1)
-        seed: int = Setting(0, ge=0)
-
-        @field_validator("action_units")
-        @classmethod
-        def _a_json_field(cls, name: str) -> str:
-            return named_field(name, "json").name if name else ""
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        units = (named_field(self.params.action_units, "json"),) if self.params.action_units else ()
-        return (GIVEN, SOURCE, *((HEAD_POSE, FACE_VALID) if self.params.head else ()), *units)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (INSTRUCTIONS,)
-
-    def __call__(self, sample: Sample) -> dict[Field, Any]:
-        emotion, level = labelled_emotion(sample[GIVEN].get("tags") or {}, str(sample[SOURCE].get("path", "")))
-        units = list(sample[self.reads[-1]]["labels"]) if self.params.action_units else []
-        head = []
-        if self.params.head:
-            head = head_moves(sample[HEAD_POSE], sample[FACE_VALID], float(Fraction(str(sample[SOURCE]["fps"]))))
-        does = [unit_words(label) for label in units] + [imperative(move) for move in head]
-        rng = generator(self.params.seed, self.name, sample.key)
-        texts = [instruction(emotion, level, does, rng) for _ in range(self.params.texts)]
-        task = "emotion" if emotion else "motion" if does else "neutral"
-        value = {"task": task, "emotion": emotion, "level": level, "action_units": units, "head": head, "texts": texts}
-        return {INSTRUCTIONS: value}
-
-
-def labelled_emotion(tags: Mapping[str, Any], path: str) -> tuple[str, int]:
-    """(emotion of `EMOTIONS` or "", level 1 to 3 or 0) by tags, else by a path as MEAD's.
-
-    Raises:
-        Refused: a tag that is no emotion or level known here.
-    """
-    emotion, level = str(tags.get("emotion") or "").strip().lower(), tags.get("intensity")
-    if not emotion:
-        match = re.search(rf"(?:^|[/_])({'|'.join(EMOTIONS)})[/_]level_([123])(?:[/_.]|$)", path)
-        return (match[1], int(match[2])) if match else ("", 0)
-    synonyms = {word: name for name, words in EMOTIONS.items() for word in words}
-    known = emotion if emotion in EMOTIONS else synonyms.get(emotion, "")
-    if not known:
-        raise Refused(f"emotion {emotion!r} is none of {', '.join(EMOTIONS)}")
-    if level in (None, ""):
-        return known, 0
-    if str(level) not in ("0", "1", "2", "3"):
-        raise Refused(f"intensity {level!r} is none of 1, 2, 3")
-    return known, int(level)
 
 
 def named_field(name: str, codec: str) -> Field:

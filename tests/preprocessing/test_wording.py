@@ -29,7 +29,8 @@ from preprocessing.fields import (
 )
 from preprocessing.instructions import ACTION_UNITS, EMOTIONS, NEUTRAL, imperative, instruction, unit_words
 from preprocessing.operator import Refused, Sample
-from preprocessing.operators.wording import gaze, labelled_emotion, look, people, shot
+from preprocessing.operators.instructions import labelled_emotion
+from preprocessing.operators.wording import gaze, look, people, shot
 
 
 def test_given_labels_are_passed_on():
