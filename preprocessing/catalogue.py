@@ -15,8 +15,12 @@ from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.active_speaker import ActiveSpeaker
 from preprocessing.operators.aligned_faces import AlignedFaces
-from preprocessing.operators.captions import Blip, GivenCaption, Llava
+from preprocessing.operators.captions import Blip, GivenCaption, Llava, LlavaDescription
 from preprocessing.operators.clusters import IdentityCluster
+from preprocessing.operators.condition_maps import Canny, Colours, Grey, Lines
+from preprocessing.operators.contents import Objects, PictureClass
+from preprocessing.operators.degradations import Degraded, Sharpened
+from preprocessing.operators.depth import Depth
 from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
@@ -25,17 +29,20 @@ from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
 from preprocessing.operators.ingest import Ingest
+from preprocessing.operators.instructions import Instructions, LabelsGiven
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.realign import Realign
+from preprocessing.operators.segmentation import Segmentation
 from preprocessing.operators.sound import Mel80, Mfcc13, Silence, SoundMeasures, VoiceActivity
 from preprocessing.operators.speech_features import SpeechConvolutions, SpeechStates
 from preprocessing.operators.speech_probability import SpeechProbability
 from preprocessing.operators.sync import RealignedSyncScores, SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
+from preprocessing.operators.wording import ActionCaption, MeasuredCaption, MeasuredDescription, TaggedCaption, UnifiedCaption
 
 Settings = Mapping[str, Mapping[str, Any]]
 
@@ -43,12 +50,16 @@ OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
     Mfcc13, SpeechStates, SpeechConvolutions, Silence, SpeechProbability, Realign, RealignedSyncScores, ActiveSpeaker,
+    LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, UnifiedCaption,
+    TaggedCaption, Instructions,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
     FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+    Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
+    Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

@@ -7,6 +7,7 @@
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
+| png | PNG, lossless | uint8 (height, width, 3) RGB, or (height, width) |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
@@ -18,8 +19,9 @@ import io
 import json
 import wave
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
+import cv2
 import numpy as np
 
 from infra.digest import canonical_json
@@ -27,7 +29,7 @@ from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
 from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
 
-EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "txt": "txt"}
+EXTENSION: dict[Codec, str] = {codec: codec for codec in get_args(Codec)}
 WAV_RATE_HZ = 16_000
 
 
@@ -171,6 +173,18 @@ def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
     return _check_array(field, picture)
 
 
+def _encode_png(field: Field, value: Any) -> bytes:
+    picture = _check_array(field, value)
+    return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+
+
+def _decode_png(field: Field, data: bytes) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
+    return _check_array(field, np.ascontiguousarray(picture[..., ::-1]) if picture.ndim == 3 else picture)
+
+
 def _decode_txt(field: Field, data: bytes) -> str:
     return data.decode()
 
@@ -182,6 +196,7 @@ _ENCODE: dict[Codec, Callable[[Field, Any], bytes]] = {
     "txt": _encode_txt,
     "mjpeg": _encode_mjpeg,
     "jpg": _encode_jpg,
+    "png": _encode_png,
 }
 _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "npy": _decode_npy,
@@ -190,4 +205,5 @@ _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "txt": _decode_txt,
     "mjpeg": _decode_mjpeg,
     "jpg": _decode_jpg,
+    "png": _decode_png,
 }

@@ -29,7 +29,7 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-# They start clusters of their own: with the session's beside them two cores are too few, and stopping one looks for all its processes.
+# They start clusters of their own: beside the session's, two cores are too few, and stopping one looks for all its processes.
 CLUSTERS = {"test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py"}
 
 

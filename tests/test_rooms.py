@@ -16,7 +16,11 @@ MAY: dict[str, tuple[str, ...]] = {
     "infra": (),
     "preprocessing": ("infra", "models.perception()"),
     # audio_features: plain formulas that operators, training examples and generation must share to the sample
-    "models": ("infra", "training.stage", "preprocessing.fields", "preprocessing.audio_features"),
+    # degradation: restoration methods degrade afresh each time a picture is seen; face_words: ConsistentID's marked captions
+    "models": (
+        "infra", "training.stage", "preprocessing.fields", "preprocessing.audio_features", "preprocessing.degradation",
+        "preprocessing.face_words",
+    ),
     # frame_sequence: the type that codecs decode frames to
     "training": ("infra", "preprocessing.fields", "preprocessing.codecs", "preprocessing.frame_sequence"),
     "pipelines": ROOMS,

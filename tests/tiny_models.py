@@ -85,6 +85,70 @@ def llava(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def depth_estimator(folder: Path, seed: int = 0) -> Path:
+    """As Intel/dpt-large is laid out: a vision transformer whose layers are put together to a map."""
+    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
+
+    torch.manual_seed(seed)
+    network = DPTForDepthEstimation(
+        DPTConfig(
+            hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=SIDE, patch_size=8,
+            backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, readout_type="project",
+            reassemble_factors=[4, 2, 1, 0.5],
+        )
+    )  # fmt: skip
+    _spread(network).save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder
+
+
+def classifier(folder: Path, seed: int = 0) -> Path:
+    """As microsoft/resnet-50 is laid out; labels with synonyms, as ImageNet's."""
+    from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
+
+    torch.manual_seed(seed)
+    names = {0: "tabby, tabby cat", 1: "mask", 2: "wig", 3: "suit, suit of clothes"}
+    network = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", id2label=names)
+    )
+    _spread(network).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_pct=0.875).save_pretrained(folder)
+    return folder
+
+
+def detector(folder: Path, seed: int = 0) -> Path:
+    """As hustvl/yolos-small is laid out."""
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+
+    torch.manual_seed(seed)
+    network = YolosForObjectDetection(
+        YolosConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=[SIDE, SIDE],
+            patch_size=8, num_detection_tokens=6, id2label={0: "person", 1: "dog", 2: "tie"},
+            use_mid_position_embeddings=False,
+        )
+    )  # fmt: skip
+    _spread(network).save_pretrained(folder)
+    YolosImageProcessorPil(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}).save_pretrained(folder)
+    return folder
+
+
+def segmenter(folder: Path, seed: int = 0) -> Path:
+    """As nvidia/segformer-b0-finetuned-ade-512-512 is laid out."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+    torch.manual_seed(seed)
+    network = SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8,
+            id2label={0: "wall", 1: "sky", 2: "person", 3: "floor", 4: "tree"},
+        )
+    )  # fmt: skip
+    _spread(network).save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": 2 * SIDE, "width": 2 * SIDE}).save_pretrained(folder)
+    return folder
+
+
 def autoencoder(folder: Path, seed: int = 0, **settings: Any) -> Path:
     """The `vae` of a Stable Diffusion: 8 x 8 pixels to one of 4 channels."""
     from diffusers import AutoencoderKL

@@ -129,7 +129,7 @@ class Previews:
     def _stored_frames(self, row: Row, start: int, stop: int) -> tuple[list[np.ndarray], str]:
         """Pictures that the dataset itself holds: the largest face crops, else a whole picture."""
         kinds = {"mjpeg": 1, "jpg": 0}
-        stored = [f for f in map(by_name, self.dataset.fields) if f is not None and f.codec in kinds]
+        stored = [f for f in map(by_name, self.dataset.fields) if f is not None and f.codec in kinds and f.colour]
         largest = sorted(stored, key=lambda f: (kinds[f.codec], max(n for n in f.shape if isinstance(n, int)), f.name))
         for wanted in reversed(largest):
             value = self._read(row, wanted)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field as Setting
 from pydantic import field_validator
 
-from preprocessing.fields import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, GIVEN, Field, image
+from preprocessing.fields import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, DESCRIPTION_LLAVA, GIVEN, Field, image
 from preprocessing.operator import Operator, Refused, Sample
 from preprocessing.pretrained import Dtype, PretrainedOperator, PretrainedParams, load_network, loading
 
@@ -206,3 +206,24 @@ class Llava(_Captioner):
 
     def _written(self, tokens: Any, batch: Mapping[str, Any]) -> Any:
         return tokens[:, batch["input_ids"].shape[1] :]
+
+
+class LlavaDescription(Llava):
+    """DESCRIPTION_LLAVA: what LLaVA, or another network that is asked in a chat, says of the face, part by part.
+
+    ConsistentID's second question: its training text is this description with a marker behind each part's word
+    (`preprocessing.face_words`).
+    """
+
+    name = "llava_description"
+    version = 1
+    field = DESCRIPTION_LLAVA
+
+    class Params(Llava.Params):
+        """Defaults: greedy and up to 512 tokens, as published; the question is ours."""
+
+        prompt: str = (
+            "Describe this person's face in a few short clauses, each about one part and naming it: first the face as a whole, "
+            "then the ears, the eyes, the nose and the mouth."
+        )
+        max_new_tokens: int = Setting(512, ge=1)

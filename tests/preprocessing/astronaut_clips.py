@@ -42,7 +42,7 @@ def make_sample(frames: np.ndarray, audio: np.ndarray | None = None, key: str = 
     n, height, width = frames.shape[:3]
     audio = burst_audio(n, range(n // 3, n)) if audio is None else audio
     source = {"n_frames": n, "fps": "25/1", "width": width, "height": height}
-    given = {"caption": " An astronaut in an orange suit.\n"}
+    given = {"caption": " An astronaut in an orange suit.\n", "tags": {"emotion": "happy", "intensity": "2"}}
     return Sample(key, {SOURCE.name: source, AUDIO.name: audio, VIDEO.name: InMemory(frames.copy()), GIVEN.name: given})
 
 

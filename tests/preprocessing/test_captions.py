@@ -14,7 +14,7 @@ import torch
 
 from infra.errors import LikenessError
 from preprocessing import catalogue
-from preprocessing.fields import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, GIVEN, image
+from preprocessing.fields import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, DESCRIPTION_LLAVA, GIVEN, image
 from preprocessing.operator import BatchOperator, Refused, Sample
 
 FIELDS = {"blip": CAPTION_BLIP, "llava": CAPTION_LLAVA}
@@ -106,6 +106,19 @@ def test_llava_is_asked_in_its_own_chat_and_only_the_answer_is_kept(weights: Pat
     assert found == [llava_by_the_book(weights / "llava", row[image(48)], "a picture of a dog with") for row in rows()]
     assert len(set(found)) > 2, "the pictures make no difference"
     assert all(found)
+
+
+def test_a_face_is_described_by_another_question(weights: Path):
+    settings = {"model": str(weights / "llava"), "size_px": 48, "max_new_tokens": 8}
+    operator: Any = catalogue.producer("description_llava", {"llava_description": settings})
+    operator.setup()
+    assert (operator.name, operator.writes) == ("llava_description", (DESCRIPTION_LLAVA,))
+    for part in ("face", "ears", "eyes", "nose", "mouth"):
+        assert part in operator.params.prompt
+    assert catalogue.producer("description_llava").params.max_new_tokens == 512
+    found = [row[DESCRIPTION_LLAVA] for row in operator.call_many(rows())]
+    assert found == [llava_by_the_book(weights / "llava", row[image(48)], operator.params.prompt) for row in rows()]
+    assert found != captions(ready(weights, "llava"), rows())
 
 
 @pytest.mark.parametrize("name", ["blip", "llava"])
