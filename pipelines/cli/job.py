@@ -97,7 +97,9 @@ def up(
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
-        typer.echo(f"dashboard: {found.dashboard}\nray address: {found.address}\nstop it with: likeness job down")
+        token = cluster.environment()["RAY_AUTH_TOKEN_PATH"]
+        typer.echo(f"dashboard: {found.dashboard} (a browser is asked once for the token in {token})")
+        typer.echo(f"ray address: {found.address}\nstop it with: likeness job down")
 
 
 @app.command()

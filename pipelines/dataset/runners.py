@@ -200,7 +200,7 @@ class _Pool:
             result = ray.get(future)
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from error
-        except ray.exceptions.RayError as error:  # of many kinds: process or node gone, out of memory, its result lost with the node
+        except ray.exceptions.RayError as error:  # process or node gone, out of memory, its result lost with the node
             self._bury(number, error)
             return None
         del self.running[future]
@@ -216,7 +216,7 @@ class _Pool:
         self.running = {future: place for future, place in self.running.items() if place[1] != number}
         node = self.nodes.pop(number, "")
         lost = bool(node) and node not in _live_nodes()
-        # The end of a process is told by its node; of a node that falls silent, Ray says at first only that the worker can't be reached.
+        # The end of a process is told by its node. Of a node that falls silent Ray says at first that the worker can't be reached.
         by_itself = isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)) and not lost
         self.idle_deaths += not lost and not isinstance(error, ray.exceptions.ActorUnavailableError)
         careful = set()
@@ -240,8 +240,8 @@ class _Pool:
         self.actors[number] = self._actor(number)
 
     def _poisoned(self) -> frozenset[tuple[str, str]]:
-        """Places at which workers died by themselves, too often. A node's workers may be seen to go before it does: a death counts as
-        long as its node is there."""
+        """Places at which workers died by themselves, too often. A node's workers may be seen to go before it does: a death counts
+        as long as its node is there."""
         if all(len(nodes) < DEATHS_PER_SAMPLE for nodes in self.deaths.values()):
             return frozenset()
         alive = _live_nodes()

@@ -25,7 +25,7 @@ def test_killed_workers_and_nodes_change_nothing(tmp_path: Path) -> None:
     request = updated(None, sources=[str(tmp_path / "clips")], fields=list(cluster_toy.FIELDS))
     unbroken = build(tmp_path / "unbroken", request, toy.TOOLBOX, runner="serial")
     environment = os.environ | {
-        cluster_toy.FOLDER: str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64,  # of this cluster, which lives a minute
+        cluster_toy.FOLDER: str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
     }  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
