@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,15 @@ def dataset(clips, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("dataset") / "dataset"
     likeness("data", "build", folder, "--source", clips, "--list", clips / "sources.tsv", "--runner", "serial")
     return folder
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Ports of the loopback interface that nobody uses at the moment."""
+
+    def find() -> int:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return found.getsockname()[1]
+
+    return find
