@@ -71,6 +71,7 @@ class Workspace:
         """
         self._check()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # among JSON
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):

