@@ -83,7 +83,7 @@ class Jobs:
             raise LikenessError(f"address {address!r}", allowed="HOST:PORT or http(s)://HOST:PORT of a Ray dashboard")
         port = url.port or DASHBOARD_PORT
         self.address = f"{url.scheme}://{url.hostname}:{port}"
-        # jobs of our own cluster can use this interpreter and this folder; behind other ports of this machine may be a forwarded one
+        # jobs of our own cluster can use this interpreter and this folder; another port of this machine may be a forwarded one
         self.same_machine = bool(local and local.dashboard == self.address)
         headers = {}
         if self.same_machine:
