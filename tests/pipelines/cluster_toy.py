@@ -29,7 +29,7 @@ from preprocessing.operator import Sample
 T = TypeVar("T")
 FIELDS = ("summed", "fragile")
 FOLDER = "CLUSTER_TOY"  # environment: where calls are told, and the file `go` is waited for
-HELD_S = 90
+HELD_S = 240.0  # seconds where the machine is idle
 
 
 class Double(toy.Double):
@@ -78,7 +78,7 @@ class Build(threading.Thread):
             self.failed = error
 
 
-def wait_for(what: Callable[[], T | None], timeout_s: float = 60) -> T:
+def wait_for(what: Callable[[], T | None], timeout_s: float = 120) -> T:
     deadline = time.monotonic() + timeout_s
     while not (found := what()):
         if time.monotonic() > deadline:

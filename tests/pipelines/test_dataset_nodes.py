@@ -30,7 +30,7 @@ def test_killed_workers_and_nodes_change_nothing(tmp_path: Path) -> None:
     }  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, cluster_toy.__file__, str(tmp_path / "set"), str(tmp_path / "clips")]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-6000:]
     told = json.loads(ran.stdout.splitlines()[-1])
 
