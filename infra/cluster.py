@@ -178,8 +178,10 @@ def connect(**options: Any) -> Any:
 
 
 def _birth(pid: int) -> float:
-    """When a process began: in ticks since the machine's start, elsewhere than on Linux in seconds since 1970. The time of day won't
-    do: where the clock is set, psutil finds another time for the same process."""
+    """When a process began: in ticks since the machine's start; elsewhere than on Linux in seconds since 1970.
+
+    Where the clock is set, psutil finds another time of day for the same process, and the cluster would be taken for gone.
+    """
     try:
         return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
