@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import dataset_toy as toy
 
-from infra.cluster import connect
+from infra.cluster import _free_ports, connect
 from pipelines.dataset.build import Report, build
 from pipelines.dataset.request import updated
 from preprocessing.fields import Field
@@ -93,6 +93,12 @@ def calls() -> list[Call]:
     return [Call(node, int(pid), key) for node, pid, key in (line.split() for line in lines)]
 
 
+def node_options() -> dict[str, int]:
+    """One core; and ports, since a node that is to find its own gives up where its agents take more than 15 s to start."""
+    names = ("runtime_env_agent_port", "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+    return {"num_cpus": 1, **dict(zip(names, _free_ports(len(names)), strict=True))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", type=Path)
@@ -101,8 +107,8 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1),)}
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node_options()})
+    nodes = {node.node_id: node for node in (cluster.add_node(**node_options()),)}
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}}
     connect(address=cluster.address, log_to_driver=False, runtime_env=here)
     building = Build(args.dataset, args.source, workers=2)
@@ -121,7 +127,7 @@ def main() -> None:
     cluster.remove_node(nodes.pop(on_other.node), allow_graceful=False)
     told: dict[str, Any] = {"worker": asdict(on_head), "again": asdict(again), "nodes": [asdict(on_other)]}
     for last in (False, True):  # the replacement has waited for room; it gets the row whose node is gone
-        node = cluster.add_node(num_cpus=1)
+        node = cluster.add_node(**node_options())
         nodes[node.node_id] = node
         at = call(lambda c, node=node: c.node == node.node_id)
         if not last:
