@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import dataset_toy as toy
 
-from infra.cluster import _free_ports, connect
+from infra.cluster import connect
 from pipelines.dataset.build import Report, build
 from pipelines.dataset.request import updated
 from preprocessing.fields import Field
@@ -93,10 +93,14 @@ def calls() -> list[Call]:
     return [Call(node, int(pid), key) for node, pid, key in (line.split() for line in lines)]
 
 
-def node_options() -> dict[str, int]:
-    """One core; and ports, since a node that is to find its own gives up where its agents take more than 15 s to start."""
-    names = ("runtime_env_agent_port", "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
-    return {"num_cpus": 1, **dict(zip(names, _free_ports(len(names)), strict=True))}
+def patiently(start: Callable[[], T]) -> T:
+    """What `start` gives. On a busy machine Ray's agents take more than the 15 s after which a node gives up: then once more."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            failed = error
+    raise failed
 
 
 def main() -> None:
@@ -107,8 +111,9 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **node_options()})
-    nodes = {node.node_id: node for node in (cluster.add_node(**node_options()),)}
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}))
+    add_node = lambda: patiently(lambda: cluster.add_node(num_cpus=1))
+    nodes = {node.node_id: node for node in (add_node(),)}
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}}
     connect(address=cluster.address, log_to_driver=False, runtime_env=here)
     building = Build(args.dataset, args.source, workers=2)
@@ -127,7 +132,7 @@ def main() -> None:
     cluster.remove_node(nodes.pop(on_other.node), allow_graceful=False)
     told: dict[str, Any] = {"worker": asdict(on_head), "again": asdict(again), "nodes": [asdict(on_other)]}
     for last in (False, True):  # the replacement has waited for room; it gets the row whose node is gone
-        node = cluster.add_node(**node_options())
+        node = add_node()
         nodes[node.node_id] = node
         at = call(lambda c, node=node: c.node == node.node_id)
         if not last:
