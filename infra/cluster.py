@@ -56,8 +56,7 @@ class Cluster:
     @property
     def alive(self) -> bool:
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            return _birth(self.pid) == self.born and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -116,7 +115,7 @@ def start(folder: Path | None = None, cpus: int | None = None, object_store_mb: 
         )
     cluster = Cluster(
         address=f"{LOOPBACK}:{ports[0]}", dashboard=f"http://{LOOPBACK}:{ports[1]}", pid=head.pid,
-        born=psutil.Process(head.pid).create_time(), scratch=scratch,
+        born=_birth(head.pid), scratch=scratch,
     )
     (folder / "cluster.json").write_text(json.dumps(asdict(cluster), indent=1))
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -176,6 +175,17 @@ def connect(**options: Any) -> Any:
         options = {name: value for name, value in options.items() if name not in OF_NEW_CLUSTERS}
     with contextlib.chdir(package_root()):
         return ray.init(**options)
+
+
+def _birth(pid: int) -> float:
+    """When a process began: in ticks since the machine's start; elsewhere than on Linux in seconds since 1970.
+
+    Where the clock is set, psutil finds another time of day for the same process, and the cluster would be taken for gone.
+    """
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return psutil.Process(pid).create_time()
 
 
 def _processes(cluster: Cluster) -> list[psutil.Process]:

@@ -83,10 +83,10 @@ class Jobs:
             raise LikenessError(f"address {address!r}", allowed="HOST:PORT or http(s)://HOST:PORT of a Ray dashboard")
         port = url.port or DASHBOARD_PORT
         self.address = f"{url.scheme}://{url.hostname}:{port}"
-        # a job started here runs on this machine: it can use this interpreter and this folder
-        self.same_machine = url.hostname in ("localhost", "127.0.0.1", "::1")
+        # jobs of our own cluster can use this interpreter and this folder; another port of this machine may be a forwarded one
+        self.same_machine = bool(local and local.dashboard == self.address)
         headers = {}
-        if local and local.dashboard == self.address:
+        if self.same_machine:
             headers["Authorization"] = f"Bearer {Path(cluster.environment(folder)['RAY_AUTH_TOKEN_PATH']).read_text()}"
         try:  # Ray's client has no timeout of its own
             socket.create_connection((url.hostname, port), timeout=5).close()
@@ -104,7 +104,7 @@ class Jobs:
         """Run a command (program first) in a folder; gives the job's id.
 
         Args:
-            folder: working directory, which must exist on the cluster's head; by default this one if the cluster is here.
+            folder: working directory, which must exist on the cluster's head; by default this one on our own cluster.
             cpus: cores set aside for the command itself; none by default, since what it starts on Ray counts for itself.
         """
         if folder is None and self.same_machine:

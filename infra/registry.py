@@ -6,6 +6,7 @@ where the registry will look for them and passed a check. Names: METHOD-STAGE fo
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from infra import digest
 from infra.errors import LikenessError
 from infra.workspace import Workspace
 
@@ -101,7 +104,7 @@ class Registry:
             names = sorted({v.name for v in self.versions()})
             near = get_close_matches(name, names, 1)
             raise LikenessError(
-                f"no model {name!r} is registered in {self.space.tracking_uri}", allowed=", ".join(names) or "none yet",
+                f"no model {name!r} is registered in {self.space.shown_uri}", allowed=", ".join(names) or "none yet",
                 fix=f"did you mean models:/{near[0]}?" if near else "train it: likeness train METHOD --data DATASET",
             )
         for version in versions:
@@ -117,20 +120,28 @@ class Registry:
 
     def fetch(self, version: Version) -> Path:
         """A local directory with the version's files; those of a remote store are downloaded once per version."""
-        from mlflow.artifacts import download_artifacts
-
-        if version.source.startswith("file://"):
+        scheme = urlsplit(version.source).scheme
+        if scheme in ("", "file"):
             folder = Path(version.source.removeprefix("file://"))
-        elif "://" not in version.source:
-            folder = Path(version.source)
         else:
-            folder = self.space.path / "fetched" / version.name / str(version.version)
+            # the source names the run: another server's version 3 is another folder
+            place = self.space.path / "fetched" / version.name
+            folder = place / f"{version.version}-{digest.of_bytes(version.source.encode())[:8]}"
             if not folder.is_dir():
-                download_artifacts(version.source, dst_path=str(folder), tracking_uri=self.space.tracking_uri)
-            folder = next((f.parent for f in folder.rglob("*.json")), folder)
+                self._download(version.source, folder)
         if not folder.is_dir():
             raise LikenessError(f"{version.uri}: its files are gone from {version.source}", fix="train or register it again")
         return folder
+
+    def _download(self, source: str, folder: Path) -> None:
+        """All of it or nothing: a folder that is there is whole."""
+        from mlflow.artifacts import download_artifacts
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+            got = Path(download_artifacts(source, dst_path=temporary, tracking_uri=self.space.tracking_uri))
+            if not folder.is_dir():
+                os.replace(got, folder)
 
     def promote(self, name: str, version: int, alias: str = "champion") -> None:
         """Point an alias at a version; the champion so far becomes `previous`."""

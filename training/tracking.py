@@ -92,7 +92,8 @@ class Tracker(Observer):
                 self._reached[curve] = max((metric.step for metric in history), default=0)
         else:
             found = self.client.get_experiment_by_name(experiment)
-            location = None if os.environ.get("MLFLOW_TRACKING_URI") else f"file://{self.space.artifacts / experiment}"
+            root = self.space.artifact_root
+            location = f"{root}/{experiment}" if root else None
             where = found.experiment_id if found else self.client.create_experiment(experiment, location, TRAINING_KIND)
             self.run_id = self.client.create_run(where, run_name=name, tags=dict(tags)).info.run_id
             self._describe(config, params, datasets)

@@ -35,7 +35,7 @@ def submit(
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="Print the output and end with the job, with its exit code.")] = False,
     start: Annotated[bool, typer.Option("--start", help="Start a local cluster if none runs.")] = False,
-    folder: Annotated[Path | None, typer.Option("--folder", help="Working directory on the cluster; here by default.")] = None,
+    folder: Annotated[Path | None, typer.Option("--folder", help="Working directory on the cluster; on a local one, here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Submit a command: likeness job submit -- train wav2lip --data DATASET."""
@@ -45,7 +45,7 @@ def submit(
     if start and address is None:
         cluster.start()
     jobs = Jobs(address)
-    # on another machine our interpreter's path means nothing: its own `likeness` is found there
+    # on another cluster our interpreter's path means nothing: its own `likeness` is found there
     job = jobs.submit([likeness_program() if jobs.same_machine else "likeness", *words], folder)
     if not wait:
         _print(jobs.get(job), True) if as_json else typer.echo(f"{job}\nsee: likeness job status|logs|stop {job}")
@@ -97,7 +97,9 @@ def up(
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
-        typer.echo(f"dashboard: {found.dashboard}\nray address: {found.address}\nstop it with: likeness job down")
+        token = cluster.environment()["RAY_AUTH_TOKEN_PATH"]
+        typer.echo(f"dashboard: {found.dashboard} (a browser is asked once for the token in {token})")
+        typer.echo(f"ray address: {found.address}\nstop it with: likeness job down")
 
 
 @app.command()

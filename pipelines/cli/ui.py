@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Annotated
@@ -17,9 +18,17 @@ def command(
     host: Annotated[str, typer.Option(help="Address to serve on; anything but loopback shows face data to others.")] = "127.0.0.1",
 ) -> None:
     """See OPTIONS."""
+    from infra.workspace import ARTIFACT_ROOT
     from infra.workspace import workspace as open_workspace
 
     space = open_workspace(workspace)
-    typer.echo(f"serving {space.tracking_uri} on http://{host}:{port}")
-    words = ["-m", "mlflow", "ui", "--backend-store-uri", space.tracking_uri, "--host", host, "--port", str(port)]
-    raise typer.Exit(subprocess.call([sys.executable, *words, "--default-artifact-root", f"file://{space.artifacts}"]))
+    if space.on_server:
+        typer.echo(f"the pages are served already: {space.shown_uri}")
+        return
+    space.mlflow_client()  # what is wrong with the store is told here
+    typer.echo(f"serving {space.shown_uri} on http://{host}:{port}")
+    # by environment: a database's password must not stand in the list of processes
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ  # processes that judge language models
+    environment |= {"MLFLOW_BACKEND_STORE_URI": space.tracking_uri, ARTIFACT_ROOT: space.artifact_root or ""}
+    words = ["-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    raise typer.Exit(subprocess.call([sys.executable, *words], env=environment))

@@ -7,13 +7,16 @@ On Ray, CPU operators share a pool of workers. Where there are GPUs, each operat
 many workers as its fraction of a GPU allows; where there are none, it takes turns with the others in the CPU pool. What goes
 from one to the next lies on disk, as committed columns: a fast pool never fills anybody's memory, and at most two units wait at
 each worker.
+
+When a worker dies its units go back, and another takes them. A death by itself counts against the sample it was on, the loss of
+its node does not. A replacement that finds no room waits, and the others go on.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,8 +62,8 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
 
     Uses the Ray this process is connected to, that of RAY_ADDRESS, or one started for the run.
 
-    A unit whose worker dies (out of memory, a crash in a decoder) runs again; a sample that was being worked on at
-    two deaths is quarantined.
+    A unit whose worker dies (out of memory, a crash in a decoder, a lost node) runs again; a sample that was being worked on at
+    two deaths is quarantined, where the nodes outlived them.
 
     Raises:
         LikenessError: from an operator or too many failures, or workers die without any work having begun.
@@ -81,11 +84,24 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
             ray.shutdown()
 
 
-class _Actor:
-    """A worker in a process of its own; what it is working on stands in a file, for progress and for autopsies."""
+class DatasetWorker:
+    """A worker in a process of its own; what it is working on stands in a file, for progress and for autopsies.
 
-    def __init__(self, failures_in_a_row: int) -> None:
+    Ray's dashboard shows the class, and `repr`.
+    """
+
+    def __init__(self, title: str, failures_in_a_row: int) -> None:
+        self.title = title
         self.worker = Worker(failures_in_a_row)
+
+    def __repr__(self) -> str:
+        return self.title
+
+    def node(self) -> str:
+        """Id of the node it runs on."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
 
     def run(self, unit: Unit) -> UnitResult:
         note = _note(unit)
@@ -131,25 +147,27 @@ class _Pool:
 
     Attributes:
         left: units of this pool that are not done, those that do not exist yet among them.
-        deaths: how often a worker died at (row key or source path, operator).
+        nodes: of the workers that have started.
+        deaths: nodes on which a worker died by itself at (row key or source path, operator).
     """
 
-    def __init__(self, size: int, cpus: float, gpus: float, failures_in_a_row: int, left: int) -> None:
-        self.cpus, self.gpus, self.failures_in_a_row, self.left = cpus, gpus, failures_in_a_row, left
+    def __init__(self, title: str, size: int, cpus: float, gpus: float, failures_in_a_row: int, left: int) -> None:
+        self.title, self.cpus, self.gpus, self.failures_in_a_row, self.left = title, cpus, gpus, failures_in_a_row, left
         self.waiting: list[Unit] = []  # the last is the next
         self.running: dict[Any, tuple[Unit, int]] = {}  # future -> unit, number of its actor
         self.starting: dict[Any, int] = {}  # future -> number of an actor that is not there yet; a full cluster has it wait
         self.actors = [self._actor(number) for number in range(size)]
-        self.deaths: Counter[tuple[str, str]] = Counter()
+        self.nodes: dict[int, str] = {}
+        self.deaths: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self.idle_deaths = 0
 
     def _actor(self, number: int) -> Any:
         import ray
 
-        actor: Any = ray.remote(_Actor).options(
+        actor: Any = ray.remote(DatasetWorker).options(
             num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": ONE_THREAD}
-        ).remote(self.failures_in_a_row)  # fmt: skip
-        self.starting[actor.__ray_ready__.remote()] = number
+        ).remote(f"{self.title} worker {number}", self.failures_in_a_row)  # fmt: skip
+        self.starting[actor.node.remote()] = number
         return actor
 
     def started(self, future: Any) -> None:
@@ -158,9 +176,9 @@ class _Pool:
 
         number = self.starting.pop(future)
         try:
-            ray.get(future)
-        except ray.exceptions.RayActorError:
-            self._bury(number)
+            self.nodes[number] = ray.get(future)
+        except ray.exceptions.RayError as error:
+            self._bury(number, error)
 
     def feed(self) -> None:
         """Hand waiting units to workers with room; the last ones only to those who have nothing to do, so that all end together."""
@@ -170,7 +188,7 @@ class _Pool:
             for number, actor in enumerate(self.actors):
                 if self.waiting and number not in self.starting.values() and load[number] < depth:
                     unit = self.waiting.pop()
-                    self.running[actor.run.remote(unit)] = unit, number
+                    self.running[actor.run.options(name=unit.title).remote(unit)] = unit, number
                     load[number] += 1
 
     def take(self, future: Any) -> tuple[Unit, UnitResult] | None:
@@ -182,35 +200,54 @@ class _Pool:
             result = ray.get(future)
         except ray.exceptions.RayTaskError as error:
             raise _cause(error) from error
-        except ray.exceptions.RayActorError:
-            self._bury(number)
+        except ray.exceptions.RayError as error:  # process or node gone, out of memory, its result lost with the node
+            self._bury(number, error)
             return None
         del self.running[future]
         self.idle_deaths = 0
         self.left -= 1
         return unit, result
 
-    def _bury(self, number: int) -> None:
+    def _bury(self, number: int, error: Exception) -> None:
         """Put a dead actor's units back, and note what it died on."""
+        import ray
+
         units = [unit for unit, where in self.running.values() if where == number]
         self.running = {future: place for future, place in self.running.items() if place[1] != number}
-        self.idle_deaths += 1
+        node = self.nodes.pop(number, "")
+        lost = bool(node) and node not in _live_nodes()
+        # The end of a process is told by its node. Of a node that falls silent Ray says at first that the worker can't be reached.
+        by_itself = isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)) and not lost
+        self.idle_deaths += not lost and not isinstance(error, ray.exceptions.ActorUnavailableError)
         careful = set()
         for unit in units:
-            if note := _read_note(unit):
+            if (note := _read_note(unit)) and by_itself:
                 self.idle_deaths = 0
-                self.deaths[note[1:]] += unit.careful or not _batched(unit)
+                if unit.careful or not _batched(unit):
+                    self.deaths[note[1:]].append(node)
                 careful.add(unit.shard)
-                _note(unit).unlink(missing_ok=True)
-        poisoned = frozenset(place for place, count in self.deaths.items() if count >= DEATHS_PER_SAMPLE)
+            _note(unit).unlink(missing_ok=True)
+        poisoned = self._poisoned()
         if self.idle_deaths >= DEATHS_WITHOUT_WORK or len(poisoned) >= self.failures_in_a_row:
-            last = ", ".join(f"{operator} on {key}" for key, operator in self.deaths) or "before any work"
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            last = ", ".join(f"{operator} on {key}" for key, operator in self.deaths) or f"before any work ({reason[-1]})"
             raise LikenessError(f"workers keep dying; the last work was {last[-300:]}",
                                 fix="check memory (fewer --workers) and `dmesg`; --runner serial shows a crash directly")
         self.waiting += [replace(unit, poisoned=unit.poisoned | poisoned, careful=unit.careful or unit.shard in careful)
                          for unit in reversed(units)]  # fmt: skip
         self.starting = {future: who for future, who in self.starting.items() if who != number}
+        ray.kill(self.actors[number])  # where it lives all the same, two would write one shard
         self.actors[number] = self._actor(number)
+
+    def _poisoned(self) -> frozenset[tuple[str, str]]:
+        """Places at which workers died by themselves, too often. A node's workers may be seen to go before it does: a death counts
+        as long as its node is there."""
+        if all(len(nodes) < DEATHS_PER_SAMPLE for nodes in self.deaths.values()):
+            return frozenset()
+        alive = _live_nodes()
+        return frozenset(
+            place for place, nodes in self.deaths.items() if sum(node in alive for node in nodes) >= DEATHS_PER_SAMPLE
+        )
 
     def close(self) -> None:
         import ray
@@ -230,7 +267,8 @@ class _RayRun:
         # A GPU worker counts for no core: it waits for its GPU most of the time, and must not wait for the CPU pool to end.
         self.pools = {
             name: _Pool(
-                min(sizes[name], count), 0.0 if name in needs else _cpus(units), needs.get(name, 0.0), failures_in_a_row, count
+                f"{units[0].root.name} {name}", min(sizes[name], count), 0.0 if name in needs else _cpus(units),
+                needs.get(name, 0.0), failures_in_a_row, count,
             )
             for name, count in left.items()
         }
@@ -270,6 +308,12 @@ class _RayRun:
     def close(self) -> None:
         for pool in self.pools.values():
             pool.close()
+
+
+def _live_nodes() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _batched(unit: Unit) -> bool:

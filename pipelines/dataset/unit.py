@@ -69,6 +69,13 @@ class Unit:
         return self.segment.steps
 
     @property
+    def title(self) -> str:
+        """What Ray's dashboard calls it: dataset, shard, operators."""
+        names = [step.node.name for step in self.steps]
+        more = f" and {len(names) - 4} more" * (len(names) > 5)
+        return f"{self.root.name} {self.shard:06d} {', '.join(names[:4] if more else names)}{more}"
+
+    @property
     def read(self) -> tuple[tuple[Node, int], ...]:
         """Of the stored columns those that the steps read."""
         wanted = {self.ingest.column} | {column for step in self.steps for column in step.node.inputs}

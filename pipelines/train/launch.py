@@ -92,7 +92,8 @@ def _through_ray(plan: RunPlan, workers: int) -> dict[str, Any]:
 
     if not ray.is_initialized():
         connect(num_cpus=max(workers + 1, os.cpu_count() or 1))
-    gpu = torch.cuda.is_available()
+    # of the cluster, not of this machine: a head node often has none
+    gpu = ray.cluster_resources().get("GPU", 0) > 0 and bool(torch.version.cuda or torch.version.hip)
     trainer = TorchTrainer(
         _rank_in_ray, train_loop_config=asdict(plan),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 1}),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -78,6 +82,53 @@ def test_jobs_run_fail_and_stop_after_saving(folder: Path, tmp_path: Path, monke
     listed = CliRunner().invoke(app, ["list"])
     assert saving in listed.stdout
     assert CliRunner().invoke(app, ["logs", bad]).stdout == jobs.logs(bad)
+
+
+def ask(address: str, token: str = "", method: str = "GET", cookie: str = "") -> tuple[str, Any]:
+    """The body of an answer, and its headers."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = Request(address, headers=headers | ({"Cookie": cookie} if cookie else {}), method=method)
+    with urlopen(request, timeout=30) as answer:
+        return answer.read().decode(), answer.headers
+
+
+@pytest.mark.long
+def test_the_dashboard_answers_and_says_what_a_build_is_doing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LIKENESS_CLUSTER", str(folder))
+    shown = CliRunner().invoke(app, ["up"]).stdout
+    dashboard = shown.removeprefix("dashboard: ").split()[0]
+    token = Path(shown.split("token in ")[1].split(")")[0]).read_text()
+    page, headers = ask(dashboard + "/")
+    assert headers["Content-Type"] == "text/html"
+    script = page.split('src="./')[1].split('"')[0]
+    assert len(ask(f"{dashboard}/{script}")[0]) > 100_000, "an index without its program: ray without [default]"
+    with pytest.raises(HTTPError, match="401"):
+        ask(dashboard + "/api/jobs/")
+    cookie = ask(dashboard + "/api/authenticate", token, "POST")[1]["Set-Cookie"].split(";")[0]  # what the page does when asked
+    assert isinstance(json.loads(ask(dashboard + "/api/jobs/", cookie=cookie)[0]), list)
+
+    toy = Path(__file__).parents[1] / "pipelines" / "dataset_toy.py"
+    for n in range(3):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        (tmp_path / "clips" / f"{n}.mp4").write_text("1 2 3")
+    jobs = Jobs(folder=folder)
+    words = [sys.executable, str(toy), str(tmp_path / "talks"), str(tmp_path / "clips"), "--runner", "ray", "--workers", "1"]
+    job = jobs.submit(words, tmp_path)
+    assert jobs.wait(job, 90).state == "SUCCEEDED", jobs.logs(job)
+    assert job in {entry["submission_id"] for entry in json.loads(ask(dashboard + "/api/jobs/", token)[0])}
+
+    def listed(kind: str) -> list[dict[str, Any]]:
+        return json.loads(ask(f"{dashboard}/api/v0/{kind}?detail=1", token)[0])["data"]["result"]["result"]
+
+    (worker,) = [actor for actor in listed("actors") if actor["class_name"] == "DatasetWorker"]
+    assert worker["repr_name"] == "talks cpu worker 0"
+    deadline = time.monotonic() + 30  # workers report their tasks once a second
+    title = "talks 000000 ingest, double, shift, sum, fragile"
+    while title not in (names := {task["name"] for task in listed("tasks")}):
+        assert time.monotonic() < deadline, names
+        time.sleep(0.5)
 
 
 @pytest.mark.long

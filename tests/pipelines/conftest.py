@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,15 @@ def dataset(clips, tmp_path_factory) -> Path:
 def portraits(tmp_path_factory) -> Path:
     """A dataset of photos of people, see `portraits.py`."""
     return make_portraits(tmp_path_factory.mktemp("portraits"))
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Ports of the loopback interface that nobody uses at the moment."""
+
+    def find() -> int:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return found.getsockname()[1]
+
+    return find
