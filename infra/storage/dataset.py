@@ -25,7 +25,7 @@ from infra.storage.columns import parse_index
 from infra.storage.copies import Changed, local_all, open_local, read_whole
 from infra.storage.ledger import read_ledger
 from infra.storage.manifest import FieldInfo, Manifest, head_digest, read_manifest
-from infra.storage.objects import is_object, place
+from infra.storage.objects import as_path, is_object
 from infra.storage.selection import Selection, current, read_selection
 from infra.storage.tombstones import TAKEN_DOWN, Tombstones
 
@@ -231,7 +231,7 @@ class Dataset:
         return handle
 
     def _fetch_all(self, files: list[tuple[Path, str]]) -> None:
-        """Small files of an object storage together, since each takes a round trip; what is missing or wrong is seen when it is used."""
+        """Small files on object storage together, since each takes a round trip; what is wrong with them is seen at their use."""
         if is_object(self.root):
             with suppress(OSError, Changed):
                 local_all(files)
@@ -275,7 +275,7 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
         LikenessError: there is no finished dataset, no such selection, or its manifest is damaged.
     """
     folder, named = split_reference(str(path))
-    root, selection = place(folder), selection or named
+    root, selection = as_path(folder), selection or named
     digest = digest or head_digest(root)
     if digest is None:
         if (root / "request.json").exists():
@@ -290,7 +290,7 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
 def split_reference(text: str) -> tuple[str, str | None]:
     """`DATASET` or `DATASET:SELECTION` -> folder, selection's name or None."""
     folder, colon, name = text.rpartition(":")
-    if colon and folder and re.fullmatch(r"[\w-]+", name) and (is_object(place(folder)) or not Path(text).exists()):
+    if colon and folder and re.fullmatch(r"[\w-]+", name) and (is_object(as_path(folder)) or not Path(text).exists()):
         return folder, name
     return text, None
 

@@ -194,7 +194,8 @@ def commit_manifest(root: Path, manifest: Manifest) -> str:
     if before == name and path.exists():
         return name
     write_whole(root, path, data)
-    _note_move(root / "history.jsonl", json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": before, "to": name}) + "\n")
+    move = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": before, "to": name}
+    _note_move(root / "history.jsonl", json.dumps(move) + "\n")
     check_held(root)
     write_whole(root, root / "HEAD", f"{name}\n".encode())
     return name

@@ -63,8 +63,8 @@ def check_held(root: Path) -> None:
     if isinstance(root, ObjectPath) and (token := _held.get(root)):
         holder, _ = _read(root / "lock")
         if holder.get("token") != token:
-            raise LikenessError(f"{root}: the build lock was lost to another build ({_words(holder)}): this one stood still for more "
-                                f"than {LEASE_S:.0f} s", fix="run again when that one is done")  # fmt: skip
+            raise LikenessError(f"{root}: the build lock was lost to another build ({_words(holder)}), since this one stood still "
+                                f"for more than {LEASE_S:.0f} s", fix="run again when that one is done")  # fmt: skip
 
 
 class _Lock:
@@ -103,8 +103,9 @@ class _Lock:
         if again := self.path.put(self._text(), only_new=True):
             self.etag = again
             self.release()
-            raise StorageError(f"{self.root}: this storage ignores the conditions of writes (If-None-Match), so two builds could not be "
-                               "kept apart", fix="use one that knows them (Amazon S3, MinIO), or build in a local folder and copy it")  # fmt: skip
+            raise StorageError(f"{self.root}: this storage ignores the conditions of writes (If-None-Match), so two builds could "
+                               "not be kept apart", allowed="one that knows them, such as Amazon S3 or MinIO",
+                               fix="or build in a local folder and copy it")  # fmt: skip
 
     def renew(self, stop: threading.Event) -> None:
         renewals = 0

@@ -22,7 +22,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -38,14 +38,14 @@ TRIES_VARIABLE, TIMEOUT_VARIABLE = "LIKENESS_S3_TRIES", "LIKENESS_S3_TIMEOUT_S"
 TRIES, TIMEOUT_S = 8, 60.0
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before the second try, doubled each time, give or take a half
 PART_BYTES = 32 << 20  # of one request; larger objects go and come in parts, each tried again alone
-_PASSING_CODES = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "Throttling",
-                  "ThrottlingException", "RequestLimitExceeded", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # fmt: skip
+_PASSING_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
+                  "RequestLimitExceeded", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # fmt: skip
 _PASSING_ERRNO = {errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object as its storage tells of it. `etag` changes with the bytes; `age_s` is by the storage's own clock, -1 from a list."""
+    """An object as its storage tells of it: `etag` changes with the bytes, `age_s` is by the storage's clock (-1: not known)."""
 
     bytes: int
     etag: str
@@ -219,7 +219,7 @@ class ObjectPath(PosixPath):
         """Nothing to do: there are no folders."""
 
 
-def place(where: str | Path) -> Path:
+def as_path(where: str | Path) -> Path:
     """A path as users name it: `s3://BUCKET/KEY`, else one of this machine.
 
     Raises:
@@ -236,15 +236,15 @@ def place(where: str | Path) -> Path:
     return ObjectPath(SCHEME, rest.strip("/"))
 
 
-def local_place(where: str | Path) -> Path:
+def as_local_path(where: str | Path) -> Path:
     """A path of this machine, for what can't be written to object storage.
 
     Raises:
         StorageError: it is not.
     """
-    if is_object(path := place(where)):
-        raise StorageError(f"{path} is on object storage, and this is written to a folder of this machine", fix="name a local path, "
-                           "and copy it afterwards")  # fmt: skip
+    if is_object(path := as_path(where)):
+        raise StorageError(f"{path} is on object storage, and this is written to a folder of this machine",
+                           fix="name a local path, and copy it afterwards")  # fmt: skip
     return path
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
-from infra.storage.objects import place
+from infra.storage.objects import as_path
 
 FILE = "tombstones.json"
 TAKEN_DOWN = "taken down"  # the reason a build gives
@@ -179,4 +179,4 @@ def _parent(root: Path) -> Path | None:
         parent = json.loads((root / "request.json").read_bytes()).get("parent")
     except (OSError, ValueError, AttributeError):
         return None
-    return place(parent) if parent else None
+    return as_path(parent) if parent else None

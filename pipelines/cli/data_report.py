@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from infra.errors import LikenessError
-from infra.storage.objects import is_object, local_place
+from infra.storage.objects import as_local_path, is_object
 from pipelines.cli.data_options import Dataset, Json, bars
 
 CARD, PAGE = "card.md", "report.html"
 DEFAULT_SAMPLES = 24
-Out = Annotated[Path | None, typer.Option("--out", parser=local_place, help="File to write [DATASET/report.html, DATASET/card.md].")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File to write [DATASET/report.html, DATASET/card.md].", parser=as_local_path)
+]
 Samples = Annotated[int, typer.Option("--samples", min=0, max=500, help="Rows to show; each takes about 0.1 MB.")]
 
 

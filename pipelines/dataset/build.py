@@ -32,7 +32,7 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
-from infra.storage.objects import listed, place
+from infra.storage.objects import as_path, listed
 from infra.storage.tombstones import Tombstones
 from pipelines.dataset.expand import child_sources, note_derived
 from pipelines.dataset.graph import Graph, Toolbox, resolve
@@ -115,7 +115,7 @@ def _check_roots(plan: Plan, request: Request) -> None:
     Raises:
         LikenessError: something has.
     """
-    gone = {label: where for label, where in request.roots.items() if not place(where).exists()}
+    gone = {label: where for label, where in request.roots.items() if not as_path(where).exists()}
     for shard, sources in enumerate(plan.shards if gone else []):
         labels = gone.keys() & {source.path.partition("/")[0] for source in sources if not source.refusal}
         reads = [node for node in plan.graph.nodes if node is plan.graph.nodes[0] or VIDEO in node.reads]
@@ -158,7 +158,7 @@ def build(
         plan = plan_build(root, request, toolbox, retry, hashes)
         save_request(root, request)
         if request.parent:
-            note_derived(place(request.parent), root)
+            note_derived(as_path(request.parent), root)
         units = plan.units(toolbox)
         runner = runner or ("ray" if min(workers, len(units)) > 1 else "serial")
         weights = shard_weights(plan, load_rates())

@@ -13,7 +13,6 @@ from infra.storage.fits import FOLDER as FITS
 from infra.storage.fits import fit_names, read_record
 from infra.storage.lock import build_lock
 from infra.storage.manifest import head_digest
-from infra.storage.objects import listed
 from infra.storage.selection import read_selection, selection_names
 from pipelines.dataset.stored import column_shards, manifest_path, named_files, remove_files, stored_manifests
 
@@ -76,7 +75,8 @@ def collect(
         temporary = [path for path in sorted(temporary_folder(root).rglob("*")) if path.is_file()]
         removed = [*old, *columns, *fits, *temporary]
         garbage = Garbage(
-            kept, [path.stem for path in old], _names(root, columns), _names(root, fits), _names(temporary_folder(root).parent, temporary), _size(removed)
+            kept, [path.stem for path in old], _names(root, columns), _names(root, fits),
+            _names(temporary_folder(root).parent, temporary), _size(removed),
         )
         if not dry_run:
             remove_files(root, old)  # first: a manifest that is there names files that are there

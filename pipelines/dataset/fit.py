@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage import Dataset, Row, open_dataset
-from infra.storage.fits import FOLDER, FitRecord, fit_names, outdated_fits, read_record, write_fit
 from infra.storage.atomic import remove_tree
+from infra.storage.fits import FOLDER, FitRecord, fit_names, outdated_fits, read_record, write_fit
 from infra.storage.lock import build_lock
 from pipelines.dataset.source_list import SPLITS
 from preprocessing.codecs import decode

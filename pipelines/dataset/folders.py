@@ -18,7 +18,7 @@ from typing import Any
 
 from infra.errors import LikenessError
 from infra.storage.copies import local, local_all
-from infra.storage.objects import ObjectPath, is_object, listed, place
+from infra.storage.objects import ObjectPath, as_path, listed
 from pipelines.dataset.request import Request
 
 CAPTION_ENDINGS = (".txt", ".caption")
@@ -57,8 +57,8 @@ def walk(root: Path, request: Request, known: Collection[str]) -> dict[str, Foun
     Raises:
         LikenessError: a root is missing and not known, or lies below another.
     """
-    skip = {root.resolve(), place(request.source_list).resolve() if request.source_list else root.resolve()}
-    roots = {label: place(path) for label, path in request.roots.items()}
+    skip = {root.resolve(), as_path(request.source_list).resolve() if request.source_list else root.resolve()}
+    roots = {label: as_path(path) for label, path in request.roots.items()}
     if not roots:
         raise LikenessError(f"dataset {root} has no sources", fix="name a folder of clips or photos: --source FOLDER")
     found: dict[str, Found] = {}
@@ -171,7 +171,7 @@ def _tar(path: str, file: Path, mtime_ns: int) -> dict[str, Found]:
 
 def _ends_whole(file: Path, end: int) -> bool:
     """Whether nothing but zeros follows the last member that could be read; Python's tarfile takes a cut header for the end."""
-    with open(file, "rb") as data:
+    with file.open("rb") as data:
         data.seek(end)
         return file.stat().st_size >= end and not data.read(tarfile.BLOCKSIZE).strip(b"\0")
 

@@ -28,7 +28,7 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
-from infra.storage.objects import is_object, place
+from infra.storage.objects import as_path, is_object
 from infra.storage.selection import Rule, decide, read_selection, selection_file, selection_names
 from infra.storage.tombstones import TAKEN_DOWN, Tombstone, Tombstones, anonymous, of_text
 from pipelines.dataset.build import check_laws, write_sources_table
@@ -249,7 +249,7 @@ def _clean_small_files(root: Path, stones: Tombstones) -> None:
         hashes.known = known
         hashes.save()
     if request := load_request(root):
-        gone = [label for label, where in request.roots.items() if stones.covers_source(f"{label}/{place(where).name}")]
+        gone = [label for label, where in request.roots.items() if stones.covers_source(f"{label}/{as_path(where).name}")]
         if gone:  # a root that is one file
             save_request(root, request.model_copy(update={"roots": {k: v for k, v in request.roots.items() if k not in gone}}))
     for page in PAGES:

@@ -18,7 +18,7 @@ from typing import Any
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.manifest import SourceEntry
-from infra.storage.objects import place
+from infra.storage.objects import as_path
 from infra.storage.tombstones import TAKEN_DOWN, Tombstones, is_anonymous
 from pipelines.dataset.folders import Found, walk
 from pipelines.dataset.request import Request
@@ -155,7 +155,7 @@ def as_taken_down(sources: Iterable[Source], known: Iterable[SourceEntry], stone
 
 def _place(request: Request, path: str) -> Path:
     label, _, inner = path.partition("/")
-    return place(request.roots.get(label, label)) / inner
+    return as_path(request.roots.get(label, label)) / inner
 
 
 def default_person(path: str, rule: str = "folder") -> str:

@@ -17,7 +17,7 @@ from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.settings import apply_overrides, merge
 from infra.storage.dataset import open_dataset
-from infra.storage.objects import place
+from infra.storage.objects import as_path
 from infra.workspace import Workspace
 from models.method import Method
 from models.registry import method_named
@@ -125,7 +125,7 @@ def open_sources(stage: type[Stage], data: Sequence[str]) -> dict[str, tuple[str
         named[source] = path
     opened = {source: open_dataset(path) for source, path in named.items()}
     check_fields(stage, opened)
-    return {source: (str(place(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
+    return {source: (str(as_path(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
 
 
 def find_upstream(
