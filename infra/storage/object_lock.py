@@ -156,6 +156,8 @@ def _dead(holder: dict[str, Any]) -> bool:
     """Whether the holder ran on this machine, and runs no more. A number that was given anew has another time of start."""
     if holder.get("machine") != _machine():
         return False
+    if holder.get("pid") == os.getpid() and abs(holder.get("started", 0.0) - _started(os.getpid())) <= 2.0:
+        return holder.get("token") not in _held.values()  # of an earlier build of this process, which could not remove it
     try:
         process = psutil.Process(int(holder["pid"]))
         return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(holder["started"])) > 2.0

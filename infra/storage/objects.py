@@ -449,11 +449,12 @@ def _code(error: BaseException) -> str:
 def _passes(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     from aiohttp import ClientError as NetworkError
+    from botocore.exceptions import ConnectionError as NoConnection
     from botocore.exceptions import HTTPClientError
 
     if _status(error):
         return _status(error) >= 500 or _status(error) in (408, 425, 429) or _code(error) in _PASSING_CODES
-    network = (NetworkError, HTTPClientError, ConnectionError, TimeoutError, asyncio.TimeoutError, EOFError)
+    network = (NetworkError, HTTPClientError, NoConnection, ConnectionError, TimeoutError, asyncio.TimeoutError, EOFError)
     return any(isinstance(part, network) or (isinstance(part, OSError) and part.errno in _PASSING_ERRNO)
                for part in (error, error.__cause__) if part)  # fmt: skip
 
