@@ -154,6 +154,8 @@ def _started(pid: int) -> float:
 
 def _dead(holder: dict[str, Any]) -> bool:
     """Whether the holder ran on this machine, and runs no more. A number that was given anew has another time of start."""
+    if "token" not in holder:  # of a dataset copied from a folder
+        return True
     if holder.get("machine") != _machine():
         return False
     if holder.get("pid") == os.getpid() and abs(holder.get("started", 0.0) - _started(os.getpid())) <= 2.0:

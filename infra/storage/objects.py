@@ -278,8 +278,9 @@ def read_parts(path: ObjectPath, etag: str = "") -> Iterator[bytes]:
         yield data
 
 
-def upload(file: Path, path: ObjectPath) -> None:
+def upload(file: Path, path: Path) -> None:
     """Store a local file; the object is there when this returns, and nothing of it before."""
+    assert isinstance(path, ObjectPath)
     size = file.stat().st_size
     where = {"Bucket": path.bucket, "Key": path.object_key}
     with open(file, "rb") as data:
@@ -414,7 +415,9 @@ def _call(path: ObjectPath, method: str, **arguments: Any) -> Any:
         except Exception as error:
             if method == "get_object" and _status(error) == 416:  # an empty object has no first byte
                 return _empty(client, timeout_s, arguments)
-            if isinstance(error, FileNotFoundError) or (_status(error) in (404, 409, 412)):
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error.__cause__
+            if _status(error) in (409, 412):
                 raise
             if not _passes(error):
                 raise _refused(path, method, error) from error

@@ -89,7 +89,7 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     Raises:
         LikenessError: about fields, settings, sources or the source list.
     """
-    root = root.absolute()  # workers may run elsewhere
+    root = as_path(root).absolute()  # workers may run elsewhere
     name = head_digest(root)
     head = read_manifest(root, name) if name else None
     graph = resolve(toolbox, request.fields, request.operators, head)
@@ -149,7 +149,7 @@ def build(
         Exception: a programming error of an operator.
     """
     start = time.monotonic()
-    root = root.absolute()
+    root = as_path(root).absolute()
     if not root.exists():
         plan_build(root, request, toolbox)  # a mistake must not leave a folder behind
     with machine_errors(), build_lock(root) as notice:

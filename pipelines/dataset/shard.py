@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from infra.storage.copies import Changed, keep, open_local
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
 from infra.storage.objects import is_object, upload
+
+UPLOADS_AT_ONCE = 4
 
 
 class Named(Protocol):
@@ -116,13 +119,18 @@ def publish(shards: Sequence[Finished]) -> None:
 
 
 def _upload(shards: Sequence[Finished]) -> None:
-    """`publish` to object storage. What was stored stays here as a copy, since later segments read it."""
+    """`publish` to object storage: tars and indexes, several at a time, then the ledgers, which vouch for them.
+
+    What was stored stays here as a copy, since later segments read it.
+    """
+    files = [(*pair, number) for shard in shards for number, pair in enumerate(zip(shard.scratch, shard.final, strict=True))]
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+        list(pool.map(lambda file: file[1].unlink(missing_ok=True), (file for file in files if file[2] == 2)))
+        for ledgers in (False, True):
+            list(pool.map(lambda file: upload(file[0], file[1]), (file for file in files if (file[2] == 2) == ledgers)))
     for shard in shards:
-        for path in shard.final[2:]:
-            path.unlink(missing_ok=True)
         digests = (shard.entry.sha256, shard.entry.idx_sha256, shard.entry.ledger_sha256)
-        for scratch, place, sha256 in zip(shard.scratch, shard.final, digests, strict=False):
-            upload(scratch, place)  # type: ignore[arg-type]
+        for scratch, sha256 in zip(shard.scratch, digests, strict=False):
             keep(scratch, sha256)
 
 
