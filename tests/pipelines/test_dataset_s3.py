@@ -113,9 +113,9 @@ def test_sources_lie_on_s3_as_well(here: tuple[Path, Path], later: tuple[Path, P
     assert open_dataset(root).digest == open_dataset(later[1]).digest  # what is gone keeps its rows
     assert any("Clip 0.mp4" in notice for notice in report.notices)
     get_folder(root, here[0].parent / "fetched")
-    with pytest.raises(LikenessError, match=r"s3://.*clips is gone|is gone, and"):
-        build(here[0].parent / "fetched", request.model_copy(update={"roots": {"clips": str(bucket / "nowhere")},
-              "operators": {"shift": {"by": 3}}}), toy.TOOLBOX, runner="serial")  # fmt: skip
+    gone = request.model_copy(update={"roots": {"clips": str(bucket / "nowhere")}, "fields": [*FIELDS, "summed"]})
+    with pytest.raises(LikenessError, match=r"source clips: s3://.*/nowhere is gone, and sum reads its files"):
+        build(here[0].parent / "fetched", gone, toy.TOOLBOX, runner="serial")
 
 
 def test_tars_sidecars_and_lists_of_sources_on_s3(tmp_path: Path, bucket: ObjectPath) -> None:
@@ -145,21 +145,23 @@ def test_copied_either_way_it_is_the_same_dataset(here: tuple[Path, Path], bucke
     assert open_dataset(bucket / "copied").digest == open_dataset(here[1]).digest
     assert stored(open_dataset(bucket / "copied")) == stored(open_dataset(here[1]))
     assert verify(bucket / "copied").problems == []
+    make(bucket / "copied", here[0], FIELDS)  # removes the folder's lock file, which came with it
     check_idle(bucket / "copied", here[0], FIELDS)
     get_folder(bucket / "copied", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(here[1])
     assert verify(tmp_path / "back").problems == []
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["all of them", *(pytest.param(fault, marks=pytest.mark.long) for fault in FAULTS)])
 def test_faults_between_cost_nothing_but_time(
     here: tuple[Path, Path], bucket: ObjectPath, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fault == "late":
-        monkeypatch.setenv("LIKENESS_S3_TIMEOUT_S", "0.6")
-        proxy.late_s = 0.9
+    if fault in ("late", "all of them"):
+        monkeypatch.setenv("LIKENESS_S3_TIMEOUT_S", "1.0")
+        proxy.late_s = 1.3
     every = 25 if fault == "late" else 5
-    proxy.fault = lambda number, method, path: fault if number % every == 0 else ""
+    kinds = FAULTS if fault == "all of them" else (fault,)
+    proxy.fault = lambda number, method, path: kinds[number // every % len(kinds)] if number % every == 0 else ""
     put_folder(here[0], bucket / "clips")
     root = bucket / "set"
     build(root, updated(None, sources=[str(bucket / "clips")], fields=list(FIELDS)), toy.TOOLBOX, runner="serial")
@@ -168,7 +170,7 @@ def test_faults_between_cost_nothing_but_time(
     assert [row.key for row in data.rows()] == [row.key for row in want.rows()]
     assert stored(data) == stored(want)
     assert verify(root).problems == []
-    assert proxy.met[fault] >= 5
+    assert all(proxy.met[kind] >= 5 for kind in kinds)
     proxy.fault = lambda number, method, path: ""
     assert contents(root) == contents(here[1])
 
@@ -237,7 +239,7 @@ def clear(root: ObjectPath) -> None:
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
 def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: ObjectPath, examples: int) -> None:
     root = bucket / "set"
 
@@ -250,7 +252,7 @@ def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: Ob
     killed_at_points(lambda: make(root, here[0], FIELDS), lambda: clear(root), check, examples)
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [2, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
 def test_a_later_build_killed_at_any_request(
     here: tuple[Path, Path], later: tuple[Path, Path], bucket: ObjectPath, examples: int
 ) -> None:
@@ -332,7 +334,7 @@ def test_a_reader_fetches_whole_shards_and_none_twice(here: tuple[Path, Path], b
         for row in reversed(data.rows()):
             data.read(row, "doubled") if data.has(row, "doubled") else None
     tars = [path for method, path in proxy.requests if method == "GET" and path.endswith(".tar")]
-    assert len(tars) == len(set(tars)) == len(data.manifest.shards)
+    assert len(tars) == len(set(tars)) == sum(shard.rows > 0 for shard in data.manifest.shards)
     assert all("/double/" in path for path in tars)
 
 
