@@ -55,7 +55,7 @@ class Proxy:
         self.server.shutdown()
         self.server.server_close()
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -113,6 +113,6 @@ class Proxy:
                 self.connection.close()
                 self.wfile = self.rfile = open("/dev/null", "r+b", buffering=0)  # type: ignore[assignment]  # noqa: SIM115
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass  # noqa: N815
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass
 
         return Handler

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ SIZE_VARIABLE = "LIKENESS_S3_CACHE_GB"
 SIZE_GB = 20.0
 AT_ONCE = 16  # small files fetched together
 _LEFT_OVER_S = 24 * 3600.0
+_looking, _unseen = threading.Lock(), 0  # bytes that may be added before looking again
 
 
 class Changed(StorageError):
@@ -134,7 +136,20 @@ def cache_bytes() -> int:
 
 
 def make_room(size: int) -> None:
-    """Delete the least recently used copies until `size` more bytes fit."""
+    """Delete the least recently used copies until `size` more bytes fit.
+
+    Not every small file is worth a look at all of them: a process looks again when it has added a fiftieth of the whole.
+    """
+    global _unseen
+    with _looking:
+        if size <= _unseen:
+            _unseen -= size
+            return
+        _unseen = max(0, min(_make_room(size), cache_bytes() // 50))
+
+
+def _make_room(size: int) -> int:
+    """Does it; the bytes that are free then."""
     copies = []
     with suppress(OSError):
         for folder in os.scandir(objects_folder() / "content"):
@@ -153,6 +168,7 @@ def make_room(size: int) -> None:
         with suppress(OSError):
             os.unlink(place)
         over -= bytes_
+    return -over
 
 
 def _fetch(path: ObjectPath, sha256: str, etag: str) -> Path:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,6 @@ class Dataset:
         # (field, shard) -> offset and size per row of the shard, int64 (2, rows); size -1 where there is no value
         self._places: dict[tuple[str, int], np.ndarray] = {}
         self._files: OrderedDict[Path, int] = OrderedDict()
-        self._sha256: dict[Path, str] = {}  # of tars whose members were asked for
         self._process = os.getpid()
         self.selection = current(self, selection) if selection else None
         if self.selection:
@@ -223,12 +223,18 @@ class Dataset:
             for old in [old for old, handle in self._files.items() if os.fstat(handle).st_nlink == 0]:
                 os.close(self._files.pop(old))
         try:
-            handle = self._files[path] = open_local(path, self._sha256[path])
+            handle = self._files[path] = open_local(path, self._sha256.get(path, "") if is_object(path) else "")
         except Changed as error:
             raise _damaged(path, self.root, error.what.partition(": ")[2]) from None
         except OSError as error:
             raise _damaged(path, self.root, f"can't be opened: {error.strerror}") from None
         return handle
+
+    @cached_property
+    def _sha256(self) -> dict[Path, str]:
+        """Of all tars of the manifest."""
+        return {column.files(self.root, shard)[0]: entry.sha256
+                for column in self.manifest.columns.values() for shard, entry in enumerate(column.shards)}  # fmt: skip
 
     def _fetch_all(self, files: list[tuple[Path, str]]) -> None:
         """Small files on object storage together, since each takes a round trip; what is wrong with them is seen at their use."""
@@ -245,7 +251,6 @@ class Dataset:
                     self._fetch_all([(column.files(self.root, n)[1], entry.idx_sha256) for n, entry in enumerate(column.shards)])
             elif not tar.exists() or tar.stat().st_size != column.shards[shard].bytes:
                 raise _damaged(tar, self.root, "is missing, or not of the size in the manifest")
-            self._sha256[tar] = column.shards[shard].sha256
             try:
                 members = list(parse_index(read_whole(index, column.shards[shard].idx_sha256)))
             except (OSError, ValueError, Changed) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -39,7 +40,7 @@ def test_what_users_name_becomes_a_path() -> None:
 
 def test_what_wants_a_folder_of_this_machine_is_refused_in_words() -> None:
     path = as_path("s3://bucket/x")
-    for use in (lambda: open(path), lambda: os.listdir(path), lambda: path.open("w"), lambda: as_local_path(path)):
+    for use in (lambda: open(path).close(), lambda: os.listdir(path), lambda: path.open("w"), lambda: as_local_path(path)):
         with pytest.raises(StorageError, match="s3://bucket/x"):
             use()
 
@@ -149,6 +150,14 @@ def test_no_credentials_no_rights_no_bucket(bucket: ObjectPath, tmp_path: Path, 
 def test_s3fs_is_imported_by_the_first_request_only() -> None:
     code = "import sys, pipelines.cli.data, infra.storage; assert not {'s3fs', 'botocore', 'aiobotocore'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_forked_process_has_a_client_of_its_own(bucket: ObjectPath) -> None:
+    (bucket / "a").write_bytes(b"1")
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        assert pool.map(ObjectPath.read_bytes, [bucket / "a"] * 4) == [b"1"] * 4
+    assert (bucket / "a").read_bytes() == b"1"
 
 
 # copies

@@ -410,7 +410,7 @@ def test_old_manifests_are_collected(here: tuple[Path, Path], later: tuple[Path,
 
 
 @pytest.mark.long
-def test_several_workers(here: tuple[Path, Path], bucket: ObjectPath, ray_session: None) -> None:
+def test_several_workers(here: tuple[Path, Path], bucket: ObjectPath) -> None:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "LIKENESS_CACHE")
     assert all(os.environ[name] for name in names)
     put_folder(here[0], bucket / "clips")
@@ -419,7 +419,8 @@ def test_several_workers(here: tuple[Path, Path], bucket: ObjectPath, ray_sessio
         "import sys, json; sys.path.insert(0, sys.argv[1]); import dataset_toy as toy; from infra.storage.objects import as_path;"
         "from pipelines.dataset.build import build; from pipelines.dataset.request import Request;"
         "from infra.cluster import connect;"
-        "connect(num_cpus=2, object_store_memory=2**27, log_to_driver=False, runtime_env={'env_vars': {'PYTHONPATH': sys.argv[1]}});"
+        "here = {'env_vars': {'PYTHONPATH': sys.argv[1]}};"
+        "connect(num_cpus=2, object_store_memory=2**27, log_to_driver=False, runtime_env=here);"
         "print(build(as_path(sys.argv[2]), Request(**json.loads(sys.argv[3])), toy.TOOLBOX, runner='ray', workers=2).digest)"
     )
     tests = str(Path(toy.__file__).parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,14 @@ from models.wav2lip.stages import ExpertStage
 from pipelines.dataset.build import build
 from pipelines.dataset.expand import ExpandIngest, derived_datasets
 from pipelines.dataset.fit import run_fit
-from pipelines.dataset.graph import Toolbox
 from pipelines.dataset.request import Request
 from pipelines.dataset.verify import verify
 from preprocessing.fits.catalogue import fit
 from preprocessing.media.mux import write_video
 from training.config import LoopConfig
 from training.loader import Loader
+
+APART = ("wall_s", "costs", "path", "dataset", "cpu_s", "report", "bytes", "derived", "report_bytes", "operators")
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +55,20 @@ def answers(root: Path, source: Path, out: Path) -> list[Any]:
     def ask(verb: str, *words: object) -> Any:
         done = likeness("data", verb, str(root), *map(str, words))
         said = json.loads(done.stdout) if "--json" in words else done.stdout.replace(str(root), "ROOT")
-        if isinstance(said, dict) and said.get("purged"):
+        if isinstance(said, dict) and isinstance(said.get("purged"), dict):
             said["purged"].pop("bytes")  # a file with two names in a folder is two objects
-        return {k: v for k, v in said.items() if k not in ("wall_s", "costs", "path", "dataset", "cpu_s", "report", "bytes", "derived",
-                                                           "report_bytes", "operators")} if isinstance(said, dict) else said  # fmt: skip
+        return {k: v for k, v in said.items() if k not in APART} if isinstance(said, dict) else said
 
     serial = ("--workers", 1, "--json")
-    said = [ask("plan", "--source", source, "--field", "voiced", "--json"), ask("build", "--source", source, "--field", "voiced", *serial)]
+    first = ("--source", source, "--field", "voiced")
+    said = [ask("plan", *first, "--json"), ask("build", *first, *serial)]
     key = open_dataset(root).rows()[0].key
     said += [
         ask("plan", "--json"), ask("build", *serial), ask("add", "--field", "measures", *serial), ask("show", "--json"),
         ask("show", key, "--json"), ask("show", "--rows"), ask("verify", "--json"), ask("verify", "--quick", "--json"),
         ask("select", "sharp", "--where", "measures.blur >= 0", "--json"), ask("select", "--list", "--json"),
-        ask("split", "--by", "person", "--json"), ask("quarantine", "--json"), ask("retry", *serial), ask("card"), ask("report", "--json"),
+        ask("split", "--by", "person", "--json"), ask("quarantine", "--json"), ask("retry", *serial), ask("card"),
+        ask("report", "--json"),
         ask("export", out, "--field", "audio", "--json"), ask("fit", "--json"),
         [field["compared"] for field in ask("replay", key, "--op", "voiced", "--json")["fields"]],
         [field["compared"] for field in ask("replay", key, "--op", "measures", "--json")["fields"]],
@@ -90,7 +93,8 @@ def test_commands_answer_the_same(media: Path, bucket: ObjectPath, tmp_path: Pat
 
 
 def test_what_can_only_be_written_here_says_so(bucket: ObjectPath) -> None:
-    for words in (("export", bucket / "set", bucket / "out", "--field", "audio"), ("card", bucket / "set", "--out", bucket / "card.md")):
+    export = ("export", bucket / "set", bucket / "out", "--field", "audio")
+    for words in (export, ("card", bucket / "set", "--out", bucket / "card.md")):
         done = likeness("data", *words, code=2)
         assert "is on object storage, and this is written to a folder of this machine; name a local path" in done.stderr
     assert "s3://" + bucket.bucket + "/set does not exist" in likeness("data", "show", bucket / "set", code=2).stderr
@@ -109,15 +113,17 @@ def test_fits_are_found_and_made_anew(bucket: ObjectPath, tmp_path: Path) -> Non
     assert made[0] == made[1]
 
 
+def children_of(parent: Path, settings: Any) -> ExpandIngest:
+    return ExpandIngest(Frames(), open_dataset(parent), partial(toy.ToyClip, budget_bytes=0))
+
+
 def test_children_of_a_dataset(bucket: ObjectPath, tmp_path: Path) -> None:
     toy.write_sources(tmp_path / "clips", 3)
     made = []
     for root in (tmp_path, bucket):
         parent, child = root / "parent", root / "child"
         build(parent, Request(roots={"clips": str(tmp_path / "clips")}, fields=["doubled"]), PARENT, runner="serial")
-        open_clip = partial(toy.ToyClip, budget_bytes=0)
-        ingest = lambda settings, parent=parent: ExpandIngest(Frames(), open_dataset(parent), open_clip)
-        tools = Toolbox(**{**vars(toy.TOOLBOX), "ingest": ingest})
+        tools = replace(toy.TOOLBOX, ingest=partial(children_of, parent))
         build(child, Request(parent=str(parent), expander="frames", fields=["shifted"]), tools, runner="serial")
         assert derived_datasets(parent) == [child]
         made.append((open_dataset(parent).digest, open_dataset(child).digest, [row.key for row in open_dataset(child).rows()]))
