@@ -32,14 +32,14 @@ def of_json(value: Any) -> str:
 
 def of_file(path: Path) -> str:
     """sha256 (64 hex digits) of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_part(path: Path, offset: int, size: int) -> str:
     """sha256 (64 hex digits) of `size` bytes of a file from `offset` on."""
     state = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(offset)
         while size > 0 and (data := file.read(min(size, 1 << 20))):
             state.update(data)

@@ -25,5 +25,9 @@ class LikenessError(Exception):
         return (_rebuild, (type(self), self.what, self.allowed, self.fix))
 
 
+class StorageError(LikenessError):
+    """Object storage that can't be reached, refuses, or holds other bytes than it should: no sample's fault, so it stops a run."""
+
+
 def _rebuild(kind: type["LikenessError"], what: str, allowed: str, fix: str) -> "LikenessError":
     return kind(what, allowed=allowed, fix=fix)

@@ -111,7 +111,8 @@ class FrameSequence:
             read: reads a part of the file; whoever keeps files open spares opening it for each read.
         """
         sequence = cls.__new__(cls)
-        sequence._data, sequence._file, sequence._start, sequence._read_file = b"", Path(path), offset, read or read_part
+        file = path if isinstance(path, Path) else Path(path)  # a Path may be of another kind than this machine's
+        sequence._data, sequence._file, sequence._start, sequence._read_file = b"", file, offset, read or read_part
         sequence._read_trailer(size)
         if field is not None and sequence.shape[1:] != field.shape[1:]:
             raise LikenessError(f"{field.name} has pictures of {sequence.shape[1:]}", allowed=str(field.shape[1:]))

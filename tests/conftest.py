@@ -1,19 +1,52 @@
-"""Shared by all tests: no writing into the user's cache, and one Ray for the whole session."""
+"""Shared by all tests: no writing into the user's cache, and one Ray and one S3 server for the whole session."""
 
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import Proxy, start_moto
 
 from infra.cluster import connect
+from infra.storage import objects
+from infra.storage.objects import ObjectPath
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["LIKENESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Port of an S3 server of this session."""
+    server = start_moto()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectPath:
+    """An empty bucket, and an empty cache for copies of what lies there."""
+    for name, value in {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{s3_port}", "AWS_ACCESS_KEY_ID": "key", "AWS_REGION": "us-east-1",
+                        "AWS_SECRET_ACCESS_KEY": "secret", "LIKENESS_CACHE": str(tmp_path / "cache")}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    made = ObjectPath("s3:", f"bucket-{uuid.uuid4().hex[:8]}")
+    objects._call(made, "create_bucket", Bucket=made.bucket)
+    return made
+
+
+@pytest.fixture
+def proxy(s3_port: int, bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Stands between this process and the bucket from now on; set its `fault`. Tries follow each other at once."""
+    between = Proxy(s3_port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)
+    monkeypatch.setattr(objects, "PAUSE_S", 0.01)
+    yield between
+    between.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 Everything is written under a unique name in `DATASET/tmp/`, then renamed to its place (same file system, so the rename is
 atomic). A process killed at any point leaves at most files in `tmp/`, which the next build sweeps.
+
+For a dataset on object storage `tmp/` is a folder of this machine, and the rename an upload: an object appears whole by itself.
 """
 
 from __future__ import annotations
@@ -13,19 +15,31 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from infra.storage.copies import scratch_folder
+from infra.storage.objects import ObjectPath, drop_unfinished_uploads, upload
+
 TEMPORARY = "tmp"
 SYNCS_AT_ONCE = 16
 
 
 def temporary(root: Path, suffix: str = "") -> Path:
     """A path in `root/tmp/` that no other process or thread uses."""
-    folder = root / TEMPORARY
+    folder = temporary_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{suffix}"
 
 
+def temporary_folder(root: Path) -> Path:
+    """Where what is being written for the dataset at `root` lies: a local folder."""
+    return scratch_folder(root) if isinstance(root, ObjectPath) else root / TEMPORARY
+
+
 def move_into_place(temporary_file: Path, final: Path) -> None:
     """Rename a finished file to its place; its bytes are on the disk before its name is."""
+    if isinstance(final, ObjectPath):
+        upload(temporary_file, final)
+        temporary_file.unlink()
+        return
     final.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary_file, "rb") as file:
         os.fsync(file.fileno())
@@ -49,6 +63,9 @@ def sync_all(paths: Iterable[Path]) -> None:
 
 def write_whole(root: Path, final: Path, data: bytes) -> None:
     """Write a small file of the dataset at `root` in one step."""
+    if isinstance(final, ObjectPath):
+        final.put(data)
+        return
     scratch = temporary(root, final.suffix)
     scratch.write_bytes(data)
     move_into_place(scratch, final)
@@ -57,4 +74,15 @@ def write_whole(root: Path, final: Path, data: bytes) -> None:
 
 def sweep(root: Path) -> None:
     """Remove what killed processes left. Only the holder of the build lock may call this."""
-    shutil.rmtree(root / TEMPORARY, ignore_errors=True)
+    shutil.rmtree(temporary_folder(root), ignore_errors=True)
+    if isinstance(root, ObjectPath):
+        drop_unfinished_uploads(root)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder with all that is in it."""
+    if isinstance(folder, ObjectPath):
+        for path in folder.files():
+            path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder)

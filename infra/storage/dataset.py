@@ -10,9 +10,11 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ import numpy as np
 from infra import digest as digests
 from infra.errors import LikenessError
 from infra.storage.columns import parse_index
+from infra.storage.copies import Changed, local_all, open_local, read_whole
 from infra.storage.ledger import read_ledger
 from infra.storage.manifest import FieldInfo, Manifest, head_digest, read_manifest
+from infra.storage.objects import as_path, is_object
 from infra.storage.selection import Selection, current, read_selection
 from infra.storage.tombstones import TAKEN_DOWN, Tombstones
 
@@ -129,10 +133,11 @@ class Dataset:
         about = {s.path: {"person": s.person, "split": s.split, "tags": s.tags} for s in self.manifest.sources}
         down = {s.path: self.tombstones.covers_source(s.path, s.person, s.sha256) for s in self.manifest.sources}
         rows = []
+        self._fetch_all([(column.files(self.root, n)[2], entry.ledger_sha256) for n, entry in enumerate(column.shards)])
         for shard in range(len(self.manifest.shards)):
             path = column.files(self.root, shard)[2]
             try:
-                ledger = read_ledger(path)
+                ledger = read_ledger(path, column.shards[shard].ledger_sha256)
             except Exception as error:
                 raise _damaged(path, self.root, f"can't be read: {error}") from error
             for place, line in enumerate(ledger):
@@ -214,21 +219,41 @@ class Dataset:
             return self._files[path]
         if len(self._files) >= MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
+        if is_object(path):  # a copy that made room for others is still there while it is open
+            for old in [old for old, handle in self._files.items() if os.fstat(handle).st_nlink == 0]:
+                os.close(self._files.pop(old))
         try:
-            handle = self._files[path] = os.open(path, os.O_RDONLY)
+            handle = self._files[path] = open_local(path, self._sha256.get(path, "") if is_object(path) else "")
+        except Changed as error:
+            raise _damaged(path, self.root, error.what.partition(": ")[2]) from None
         except OSError as error:
             raise _damaged(path, self.root, f"can't be opened: {error.strerror}") from None
         return handle
+
+    @cached_property
+    def _sha256(self) -> dict[Path, str]:
+        """Of all tars of the manifest."""
+        return {column.files(self.root, shard)[0]: entry.sha256
+                for column in self.manifest.columns.values() for shard, entry in enumerate(column.shards)}  # fmt: skip
+
+    def _fetch_all(self, files: list[tuple[Path, str]]) -> None:
+        """Small files on object storage together, since each takes a round trip; what is wrong with them is seen at their use."""
+        if is_object(self.root):
+            with suppress(OSError, Changed):
+                local_all(files)
 
     def _members(self, field: str, shard: int) -> np.ndarray:
         if (field, shard) not in self._places:
             column = self.manifest.columns[self.field(field).column]
             tar, index, _ = column.files(self.root, shard)
-            if not tar.exists() or tar.stat().st_size != column.shards[shard].bytes:
+            if is_object(tar):  # its bytes are checked when they have come
+                if not any(name == field for name, _ in self._places):
+                    self._fetch_all([(column.files(self.root, n)[1], entry.idx_sha256) for n, entry in enumerate(column.shards)])
+            elif not tar.exists() or tar.stat().st_size != column.shards[shard].bytes:
                 raise _damaged(tar, self.root, "is missing, or not of the size in the manifest")
             try:
-                members = list(parse_index(index.read_bytes()))
-            except (OSError, ValueError) as error:
+                members = list(parse_index(read_whole(index, column.shards[shard].idx_sha256)))
+            except (OSError, ValueError, Changed) as error:
                 raise _damaged(index, self.root, f"can't be read: {error}") from None
             place = {row.key: row.place for row in self._shard_rows(shard)}
             names = {m.field for m in members} | {f.name for f in self.fields.values() if f.column == self.field(field).column}
@@ -244,7 +269,7 @@ class Dataset:
 
 
 def open_dataset(path: str | Path, digest: str | None = None, selection: str | None = None) -> Dataset:
-    """The dataset in folder `path` as its HEAD says, or as manifest `digest` (64 hex digits) does.
+    """The dataset in folder `path` (or at `s3://BUCKET/FOLDER`) as its HEAD says, or as manifest `digest` (64 hex digits) does.
 
     Args:
         path: also `DATASET:SELECTION`.
@@ -255,7 +280,7 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
         LikenessError: there is no finished dataset, no such selection, or its manifest is damaged.
     """
     folder, named = split_reference(str(path))
-    root, selection = Path(folder), selection or named
+    root, selection = as_path(folder), selection or named
     digest = digest or head_digest(root)
     if digest is None:
         if (root / "request.json").exists():
@@ -270,7 +295,7 @@ def open_dataset(path: str | Path, digest: str | None = None, selection: str | N
 def split_reference(text: str) -> tuple[str, str | None]:
     """`DATASET` or `DATASET:SELECTION` -> folder, selection's name or None."""
     folder, colon, name = text.rpartition(":")
-    if colon and folder and re.fullmatch(r"[\w-]+", name) and not Path(text).exists():
+    if colon and folder and re.fullmatch(r"[\w-]+", name) and (is_object(as_path(folder)) or not Path(text).exists()):
         return folder, name
     return text, None
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
+from infra.storage.copies import local
 from infra.storage.manifest import FitEntry, Manifest
 
 FOLDER = "fits"
@@ -77,7 +78,8 @@ def read_record(root: Path, name: str) -> FitRecord:
 
 
 def find_fit(root: Path, name: str) -> tuple[Path, str]:
-    """File of the current fit of this name (an absolute path: workers may run elsewhere), and its sha256.
+    """File of the current fit of this name (an absolute path: workers may run elsewhere), and its sha256; of a dataset on object
+    storage a copy on this machine.
 
     Raises:
         LikenessError: there is none, or its bytes changed since it was written.
@@ -88,7 +90,7 @@ def find_fit(root: Path, name: str) -> tuple[Path, str]:
     found = digest.of_file(path) if path.is_file() else "no file"
     if found != record.made.sha256:
         raise LikenessError(f"{path}: {found}", allowed=record.made.sha256, fix=f"run: likeness data fit {root} {name}")
-    return path, found
+    return local(path, found), found
 
 
 def fit_names(root: Path) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.digest import canonical_json
+from infra.storage.copies import local
 
 Status = Literal["written", "quarantined"]
 
@@ -74,16 +75,19 @@ def write_ledger(path: Path, rows: list[LedgerRow], commit: Commit) -> None:
 def read_commit(path: Path) -> Commit | None:
     """The commit mark, or None where there is none that can be read."""
     try:
-        metadata = pq.read_metadata(path).metadata
+        metadata = pq.read_metadata(local(path)).metadata
         return Commit(**json.loads(metadata[_METADATA]))
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         return None
 
 
-def read_ledger(path: Path) -> list[LedgerRow]:
+def read_ledger(path: Path, sha256: str = "") -> list[LedgerRow]:
     """All rows in the order of the tar.
+
+    Args:
+        sha256: of the file, where it is known: on object storage a copy that is here then needs no request.
 
     Raises:
         OSError, pa.ArrowException: the file is missing or damaged.
     """
-    return [LedgerRow(**row) for row in pq.read_table(path, columns=_SCHEMA.names, use_threads=False).to_pylist()]
+    return [LedgerRow(**row) for row in pq.read_table(local(path, sha256), columns=_SCHEMA.names, use_threads=False).to_pylist()]

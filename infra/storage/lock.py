@@ -1,7 +1,8 @@
 """One build per dataset.
 
 The lock is a `flock` on `DATASET/lock`: the system drops it when its holder dies, however it dies. The file's text names the
-holder, for messages, and for network file systems where another host's `flock` may not be seen.
+holder, for messages, and for network file systems where another host's `flock` may not be seen. On object storage:
+`infra.storage.object_lock`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LikenessError
+from infra.storage.object_lock import object_lock
+from infra.storage.objects import ObjectPath
 
 
 @contextmanager
@@ -24,6 +27,10 @@ def build_lock(root: Path) -> Iterator[str]:
     Raises:
         LikenessError: another build holds it, or may: it was left by another host.
     """
+    if isinstance(root, ObjectPath):
+        with object_lock(root) as notice:
+            yield notice
+        return
     root.mkdir(parents=True, exist_ok=True)
     path = root / "lock"
     here = socket.gethostname()

@@ -18,6 +18,8 @@ from infra import digest
 from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
 from infra.storage.columns import stem
+from infra.storage.object_lock import check_held
+from infra.storage.objects import is_object
 
 SCHEMA_VERSION = 2
 
@@ -146,8 +148,8 @@ def column_folder(operator: str, operator_digest: str) -> str:
 
 def column_files(root: Path, operator: str, operator_digest: str, shard: int, revision: int) -> tuple[Path, Path, Path]:
     """Paths of tar, index and ledger."""
-    base = root / column_folder(operator, operator_digest) / stem(shard, revision)
-    return Path(f"{base}.tar"), Path(f"{base}.idx"), Path(f"{base}.ledger.parquet")
+    folder, name = root / column_folder(operator, operator_digest), stem(shard, revision)
+    return folder / f"{name}.tar", folder / f"{name}.idx", folder / f"{name}.ledger.parquet"
 
 
 def head_digest(root: Path) -> str | None:
@@ -192,7 +194,16 @@ def commit_manifest(root: Path, manifest: Manifest) -> str:
     if before == name and path.exists():
         return name
     write_whole(root, path, data)
-    with open(root / "history.jsonl", "a") as history:
-        history.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": before, "to": name}) + "\n")
+    move = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": before, "to": name}
+    _note_move(root / "history.jsonl", json.dumps(move) + "\n")
+    check_held(root)
     write_whole(root, root / "HEAD", f"{name}\n".encode())
     return name
+
+
+def _note_move(history: Path, line: str) -> None:
+    if is_object(history):  # which knows no appending; the lock keeps others away
+        history.write_text((history.read_text() if history.exists() else "") + line)
+        return
+    with open(history, "a") as file:
+        file.write(line)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
+from infra.storage.objects import as_path
 
 FILE = "tombstones.json"
 TAKEN_DOWN = "taken down"  # the reason a build gives
@@ -67,9 +68,10 @@ class Tombstones:
         """
         path = root / FILE
         try:
-            file = json.loads(path.read_bytes())
+            data = path.read_bytes()
+            file = json.loads(data)
             entries = tuple(Tombstone.model_validate(entry) for entry in file["tombstones"])
-            if digest.of_json(file["tombstones"]) != file["sha256"] or _encoded(entries) != path.read_bytes():
+            if digest.of_json(file["tombstones"]) != file["sha256"] or _encoded(entries) != data:
                 raise ValueError("bytes changed since it was written")
         except FileNotFoundError:
             return cls()
@@ -177,4 +179,4 @@ def _parent(root: Path) -> Path | None:
         parent = json.loads((root / "request.json").read_bytes()).get("parent")
     except (OSError, ValueError, AttributeError):
         return None
-    return Path(parent) if parent else None
+    return as_path(parent) if parent else None

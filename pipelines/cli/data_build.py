@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LikenessError
+from infra.storage.objects import as_path
 from pipelines.cli.data_options import Dataset, Json, bars, console
 from pipelines.dataset.outcome import FAILURES_IN_A_ROW
 from pipelines.dataset.request import Request, load_request, updated
 
-Sources = Annotated[list[str] | None, typer.Option("--source", help="Folder or file of clips, LABEL=PATH to name it; repeatable.")]
+Sources = Annotated[list[str] | None, typer.Option("--source", help="Folder or file of clips, maybe LABEL=PATH; repeatable.")]
 List = Annotated[str, typer.Option("--list", help="Table with tabs: path, maybe person, split, tags. Only its files count.")]
 People = Annotated[str, typer.Option("--people", help="Who is in a source: folder, file, or a regular expression on its path.")]
 Recipe = Annotated[str, typer.Option("--recipe", help="What to make: a recipe's name or a YAML file; 'talking' at first.")]
@@ -76,7 +77,7 @@ def add(
 
 
 def expand(
-    parent: Annotated[Path, typer.Argument(metavar="PARENT", help="Dataset to make rows from.")], dataset: Dataset,
+    parent: Annotated[Path, typer.Argument(metavar="PARENT", help="Dataset to make rows from.", parser=as_path)], dataset: Dataset,
     by: Annotated[str, typer.Option("--by", help="What makes the rows; face_tracks: one per person followed.")] = "face_tracks",
     recipe: Recipe = "", field: Fields = None, settings: Settings = None, workers: Workers = CORES, runner: Runner = "",
     max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False, as_json: Json = False,

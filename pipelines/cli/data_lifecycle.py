@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import LikenessError
+from infra.storage.objects import as_local_path
 from pipelines.cli import data_build
 from pipelines.cli.data_options import Dataset, Json, bars
 from pipelines.dataset.outcome import FAILURES_IN_A_ROW
@@ -86,7 +87,7 @@ def gc(
 
 
 def export(
-    dataset: Dataset, out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    dataset: Dataset, out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", parser=as_local_path)],
     field: Annotated[list[str] | None, typer.Option("--field", help="Field to export; repeatable.")] = None,
     rename: Annotated[list[str] | None, typer.Option("--rename", help="FIELD=MEMBER, as image_512=jpg; repeatable.")] = None,
     selection: Annotated[str, typer.Option("--selection", help="Only the rows that it keeps.")] = "",
@@ -122,7 +123,7 @@ def _pair(word: str) -> tuple[str, str]:
 def replay(
     dataset: Dataset, key: Annotated[str, typer.Argument(metavar="KEY", help="A row's key.")],
     op: Annotated[str, typer.Option("--op", help="The operator to run.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the values it gives, as files.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for its values, as files.", parser=as_local_path)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting, OPERATOR.SETTING=VALUE; repeatable.")] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Stop in the debugger where it fails.")] = False, as_json: Json = False,
 ) -> None:  # fmt: skip

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from infra.storage.objects import as_path
 from pipelines.cli.data_tables import duration
 
 LINE_EVERY_S = 30
-Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset.")]
+Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of the dataset, or s3://BUCKET/FOLDER.", parser=as_path)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

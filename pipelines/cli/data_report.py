@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from infra.errors import LikenessError
+from infra.storage.objects import as_local_path, is_object
 from pipelines.cli.data_options import Dataset, Json, bars
 
 CARD, PAGE = "card.md", "report.html"
 DEFAULT_SAMPLES = 24
-Out = Annotated[Path | None, typer.Option("--out", help="File to write [DATASET/report.html, DATASET/card.md].")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="File to write [DATASET/report.html, DATASET/card.md].", parser=as_local_path)
+]
 Samples = Annotated[int, typer.Option("--samples", min=0, max=500, help="Rows to show; each takes about 0.1 MB.")]
 
 
@@ -58,6 +61,9 @@ def card(dataset: Dataset, out: Out = None) -> None:
 
 def _write(file: Path, data: bytes) -> None:
     """In one step, and not by way of the dataset's tmp/, which a build that is running may sweep at any time."""
+    if is_object(file):
+        file.write_bytes(data)
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

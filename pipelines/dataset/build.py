@@ -32,6 +32,7 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
+from infra.storage.objects import as_path, listed
 from infra.storage.tombstones import Tombstones
 from pipelines.dataset.expand import child_sources, note_derived
 from pipelines.dataset.graph import Graph, Toolbox, resolve
@@ -88,7 +89,7 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     Raises:
         LikenessError: about fields, settings, sources or the source list.
     """
-    root = root.absolute()  # workers may run elsewhere
+    root = as_path(root).absolute()  # workers may run elsewhere
     name = head_digest(root)
     head = read_manifest(root, name) if name else None
     graph = resolve(toolbox, request.fields, request.operators, head)
@@ -99,7 +100,8 @@ def plan_build(root: Path, request: Request, toolbox: Toolbox, retry: bool = Fal
     if not any(not source.refusal for source in sources):
         places = ", ".join(request.roots.values()) or request.parent
         raise LikenessError(f"no files to ingest below {places}", fix="name a folder with clips: --source FOLDER")
-    plan = make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
+    with listed(root):
+        plan = make_plan(root, graph, sources, head, hashes or Hashes(root), retry)
     _check_roots(plan, request)
     for node in graph.nodes:
         if node.absent and plan.reasons(node):
@@ -113,7 +115,7 @@ def _check_roots(plan: Plan, request: Request) -> None:
     Raises:
         LikenessError: something has.
     """
-    gone = {label: place for label, place in request.roots.items() if not Path(place).exists()}
+    gone = {label: where for label, where in request.roots.items() if not as_path(where).exists()}
     for shard, sources in enumerate(plan.shards if gone else []):
         labels = gone.keys() & {source.path.partition("/")[0] for source in sources if not source.refusal}
         reads = [node for node in plan.graph.nodes if node is plan.graph.nodes[0] or VIDEO in node.reads]
@@ -147,7 +149,7 @@ def build(
         Exception: a programming error of an operator.
     """
     start = time.monotonic()
-    root = root.absolute()
+    root = as_path(root).absolute()
     if not root.exists():
         plan_build(root, request, toolbox)  # a mistake must not leave a folder behind
     with machine_errors(), build_lock(root) as notice:
@@ -156,7 +158,7 @@ def build(
         plan = plan_build(root, request, toolbox, retry, hashes)
         save_request(root, request)
         if request.parent:
-            note_derived(Path(request.parent), root)
+            note_derived(as_path(request.parent), root)
         units = plan.units(toolbox)
         runner = runner or ("ray" if min(workers, len(units)) > 1 else "serial")
         weights = shard_weights(plan, load_rates())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import LikenessError
-from infra.storage.atomic import TEMPORARY, sweep
+from infra.storage.atomic import sweep, temporary_folder
 from infra.storage.fits import FOLDER as FITS
 from infra.storage.fits import fit_names, read_record
 from infra.storage.lock import build_lock
@@ -72,10 +72,11 @@ def collect(
         old = [manifest_path(root, name) for name in manifests if name not in kept]
         columns = [path for group in column_shards(root) for path in group if path not in needed]
         fits = _unused_fits(root, [manifest for name in kept if (manifest := manifests[name])])
-        temporary = [path for path in sorted((root / TEMPORARY).rglob("*")) if path.is_file()]
+        temporary = [path for path in sorted(temporary_folder(root).rglob("*")) if path.is_file()]
         removed = [*old, *columns, *fits, *temporary]
         garbage = Garbage(
-            kept, [path.stem for path in old], _names(root, columns), _names(root, fits), _names(root, temporary), _size(removed)
+            kept, [path.stem for path in old], _names(root, columns), _names(root, fits),
+            _names(temporary_folder(root).parent, temporary), _size(removed),
         )
         if not dry_run:
             remove_files(root, old)  # first: a manifest that is there names files that are there

@@ -20,6 +20,7 @@ from infra.settings import merge
 from infra.storage import Dataset, open_dataset
 from infra.storage.atomic import write_whole
 from infra.storage.manifest import SourceEntry
+from infra.storage.objects import as_path
 from pipelines.dataset.graph import Toolbox, standard
 from pipelines.dataset.request import Request, load_request
 from pipelines.dataset.sources import Source, find_sources
@@ -118,7 +119,7 @@ def note_derived(parent: Path, root: Path) -> None:
 def derived_datasets(parent: Path) -> list[Path]:
     """Where datasets derived from the one at `parent` were last built."""
     try:
-        return [Path(place) for place in json.loads((parent / "derived.json").read_text())]
+        return [as_path(place) for place in json.loads((parent / "derived.json").read_text())]
     except (OSError, ValueError):
         return []
 

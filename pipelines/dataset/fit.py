@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage import Dataset, Row, open_dataset
+from infra.storage.atomic import remove_tree
 from infra.storage.fits import FOLDER, FitRecord, fit_names, outdated_fits, read_record, write_fit
 from infra.storage.lock import build_lock
 from pipelines.dataset.source_list import SPLITS
@@ -81,7 +81,7 @@ def purge_fits(root: Path) -> list[str]:
                 fit = kind(kind.Params.model_validate(record.made.params))
                 record, _ = _fitted(root, fit, of.get("selection", ""), of.get("split", ""))
         except (LikenessError, ValidationError, StopIteration):
-            shutil.rmtree(folder)
+            remove_tree(folder)
             changed = list(dict.fromkeys([*changed, name]))
             continue
         for file in folder.glob("*.npz"):

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import LikenessError
+from infra.storage.copies import local, local_all
+from infra.storage.objects import ObjectPath, as_path, listed
 from pipelines.dataset.request import Request
 
 CAPTION_ENDINGS = (".txt", ".caption")
@@ -55,33 +57,48 @@ def walk(root: Path, request: Request, known: Collection[str]) -> dict[str, Foun
     Raises:
         LikenessError: a root is missing and not known, or lies below another.
     """
-    skip = {root.resolve(), Path(request.source_list).resolve() if request.source_list else root.resolve()}
-    roots = {label: Path(path) for label, path in request.roots.items()}
+    skip = {root.resolve(), as_path(request.source_list).resolve() if request.source_list else root.resolve()}
+    roots = {label: as_path(path) for label, path in request.roots.items()}
     if not roots:
         raise LikenessError(f"dataset {root} has no sources", fix="name a folder of clips or photos: --source FOLDER")
     found: dict[str, Found] = {}
-    for label, place in roots.items():
-        if not place.exists():
+    for label, where in roots.items():
+        if not where.exists():
             if label in known:
                 continue
-            raise LikenessError(f"source {label}: {place} is gone", fix=f"if it was moved, pass --source {label}=NEW_PLACE")
+            raise LikenessError(f"source {label}: {where} is gone", fix=f"if it was moved, pass --source {label}=NEW_PLACE")
         for other, above in roots.items():
-            if other != label and place.is_relative_to(above):
-                raise LikenessError(f"--source {place} lies below --source {above}", fix="name only one of them")
-        if place.is_file():
-            found |= _file(f"{label}/{place.name}", place, {})
-        else:
-            for folder, names in _folders(place, skip):
-                inner = folder.relative_to(place).as_posix()
+            if other != label and where.is_relative_to(above):
+                raise LikenessError(f"--source {where} lies below --source {above}", fix="name only one of them")
+        if where.is_file():
+            found |= _file(f"{label}/{where.name}", where, {})
+            continue
+        with listed(where):
+            for folder, names in _folders(where, skip):
+                inner = folder.relative_to(where).as_posix()
                 found |= _folder(label if inner == "." else f"{label}/{inner}", folder, names)
     return found
 
 
 def _folders(place: Path, skip: set[Path]) -> Iterable[tuple[Path, list[str]]]:
+    if isinstance(place, ObjectPath):
+        yield from _object_folders(place, skip)
+        return
     for name, folders, files in os.walk(place):
         folder = Path(name)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (folder / f).resolve() not in skip)
         yield folder, sorted(f for f in files if not f.startswith(".") and (folder / f).resolve() not in skip)
+
+
+def _object_folders(place: ObjectPath, skip: set[Path]) -> Iterable[tuple[Path, list[str]]]:
+    folders: dict[Path, list[str]] = defaultdict(list)
+    for file in place.files():
+        hidden = any(part.startswith(".") for part in file.relative_to(place).parts)
+        if not hidden and not skip.intersection((file, *file.parents)):
+            folders[file.parent].append(file.name)
+    texts = [folder / name for folder, names in folders.items() for name in names if Path(name).suffix.lower() in SIDECAR_ENDINGS]
+    local_all([(file, "") for file in texts])  # together, since each takes a round trip
+    yield from ((folder, sorted(folders[folder])) for folder in sorted(folders))
 
 
 def _folder(path: str, folder: Path, names: list[str]) -> dict[str, Found]:
@@ -103,11 +120,11 @@ def _folder(path: str, folder: Path, names: list[str]) -> dict[str, Found]:
 
 def _file(path: str, file: Path, sidecars: dict[str, Path]) -> dict[str, Found]:
     stat = file.stat() if file.exists() else file.lstat()  # a dangling link is a source too, and will be named
-    if file.suffix == ".tar" and tarfile.is_tarfile(file):
+    if file.suffix == ".tar" and tarfile.is_tarfile(local(file)):
         return _tar(path, file, stat.st_mtime_ns)
 
     def read(ending: str) -> bytes:
-        with open(sidecars[ending], "rb") as sidecar:
+        with sidecars[ending].open("rb") as sidecar:
             return sidecar.read(LARGEST_SIDECAR_BYTES)
 
     caption, tags = _said(sidecars, read)
@@ -123,7 +140,7 @@ def _tar(path: str, file: Path, mtime_ns: int) -> dict[str, Found]:
     found = {}
     end = 0
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(local(file), "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, ending = name.partition(".")
@@ -143,7 +160,7 @@ def _tar(path: str, file: Path, mtime_ns: int) -> dict[str, Found]:
 
         def read(other: str, sidecars: dict[str, tarfile.TarInfo] = sidecars) -> bytes:
             member = sidecars[other]
-            with open(file, "rb") as data:
+            with file.open("rb") as data:
                 return os.pread(data.fileno(), min(member.size, LARGEST_SIDECAR_BYTES), member.offset_data)
 
         caption, tags = _said(sidecars, read)
@@ -154,7 +171,7 @@ def _tar(path: str, file: Path, mtime_ns: int) -> dict[str, Found]:
 
 def _ends_whole(file: Path, end: int) -> bool:
     """Whether nothing but zeros follows the last member that could be read; Python's tarfile takes a cut header for the end."""
-    with open(file, "rb") as data:
+    with file.open("rb") as data:
         data.seek(end)
         return file.stat().st_size >= end and not data.read(tarfile.BLOCKSIZE).strip(b"\0")
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from infra.errors import LikenessError
+from infra.errors import LikenessError, StorageError
 from preprocessing.operator import Refused
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
-STOPS_THE_RUN = (ImportError, NameError, TypeError, AttributeError, MemoryError)
+STOPS_THE_RUN = (ImportError, NameError, TypeError, AttributeError, MemoryError, StorageError)
 FAILURES_IN_A_ROW = 20
 MISSING_INPUT = "MissingInput"
 WORKER_DIED = "WorkerDied"

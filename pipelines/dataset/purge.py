@@ -16,6 +16,7 @@ from typing import Any
 
 from infra.storage import open_dataset
 from infra.storage.atomic import sweep, write_whole
+from infra.storage.copies import drop_all
 from infra.storage.ledger import LedgerRow
 from infra.storage.manifest import (
     ColumnShard,
@@ -27,6 +28,7 @@ from infra.storage.manifest import (
     head_digest,
     read_manifest,
 )  # fmt: skip
+from infra.storage.objects import as_path, is_object
 from infra.storage.selection import Rule, decide, read_selection, selection_file, selection_names
 from infra.storage.tombstones import TAKEN_DOWN, Tombstone, Tombstones, anonymous, of_text
 from pipelines.dataset.build import check_laws, write_sources_table
@@ -103,6 +105,8 @@ def purge(root: Path) -> Purged:
     words = _words(stones, head)
     Tombstones(tuple(map(_finished, stones.entries))).save(root)
     sweep(root)
+    if is_object(root):
+        drop_all()  # copies on other machines go when room is needed, or by hand
     done.mentions = sorted(_mentions(root, words))
     return done
 
@@ -245,7 +249,7 @@ def _clean_small_files(root: Path, stones: Tombstones) -> None:
         hashes.known = known
         hashes.save()
     if request := load_request(root):
-        gone = [label for label, place in request.roots.items() if stones.covers_source(f"{label}/{Path(place).name}")]
+        gone = [label for label, where in request.roots.items() if stones.covers_source(f"{label}/{as_path(where).name}")]
         if gone:  # a root that is one file
             save_request(root, request.model_copy(update={"roots": {k: v for k, v in request.roots.items() if k not in gone}}))
     for page in PAGES:

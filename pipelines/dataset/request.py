@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import LikenessError
 from infra.storage.atomic import write_whole
+from infra.storage.objects import as_path
 
 DEFAULT_RECIPE = "talking"
 
@@ -33,7 +34,7 @@ class Request(BaseModel):
     """See the module.
 
     Attributes:
-        roots: label -> absolute path of a folder or file.
+        roots: label -> absolute path of a folder or file, or s3://BUCKET/KEY.
         people: who is in a source where no list says so: "folder" (the first below the root; the file where there is none),
             "file", or a regular expression found in the source's path, whose first group (or all of it) names the person.
         operators: name -> settings.
@@ -101,7 +102,7 @@ def updated(
         raise LikenessError(f"a dataset derived from {new.parent} takes its sources from there",
                             fix=f"add them to it: likeness data build {new.parent} --source FOLDER")
     if source_list:
-        new.source_list = str(Path(source_list).resolve())
+        new.source_list = str(as_path(source_list).resolve())
     if people:
         new.people = _people(people)
     if recipe or not (new.fields or fields):
@@ -144,20 +145,20 @@ def load_recipe(name: str) -> Recipe:
 def _label(text: str, roots: dict[str, str]) -> tuple[str, Path]:
     """A source's label: given, kept from before, that of the same folder at its old place, or a new one."""
     given, equals, rest = text.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+", given) or Path(text).exists():
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+", given) or as_path(text).exists():
         given, rest = "", text
-    path = Path(rest).expanduser().resolve()
+    path = as_path(rest).expanduser().resolve()
     if not path.exists():
         raise LikenessError(f"--source {text}: no such folder or file", fix="check the path")
     if given:
         return given, path
     for label, known in roots.items():
-        if Path(known) == path:
+        if as_path(known) == path:
             return label, path
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name if path.is_dir() else path.stem).strip("-") or "source"
     for n in range(1, 1000):
         label = name if n == 1 else f"{name}-{n}"
-        if label not in roots or not Path(roots[label]).exists():  # the folder was moved: keep its rows' keys
+        if label not in roots or not as_path(roots[label]).exists():  # the folder was moved: keep its rows' keys
             return label, path
     raise LikenessError(f"--source {text}: no free label", fix="name one: --source LABEL=PATH")
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from infra.cluster import connect
 from infra.errors import LikenessError
-from infra.storage.atomic import TEMPORARY
+from infra.storage.atomic import temporary_folder
 from pipelines.dataset.graph import CPU_POOL
 from pipelines.dataset.threads import ONE_THREAD, one_thread
 from pipelines.dataset.unit import Segment, Unit, UnitResult
@@ -114,7 +114,7 @@ class DatasetWorker:
 
 
 def _note(unit: Unit) -> Path:
-    return unit.root / TEMPORARY / f"at-{unit.shard:06d}"
+    return temporary_folder(unit.root) / f"at-{unit.shard:06d}"
 
 
 def _read_note(unit: Unit) -> tuple[float, str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +12,12 @@ from typing import Any, Protocol
 from infra import digest
 from infra.storage.atomic import sync_all, temporary
 from infra.storage.columns import ColumnWriter, Member, parse_index
+from infra.storage.copies import Changed, keep, open_local
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
+from infra.storage.objects import is_object, upload
+
+UPLOADS_AT_ONCE = 4
 
 
 class Named(Protocol):
@@ -43,12 +48,18 @@ class StoredShard:
         self._members: dict[str, dict[str, Member]] = {}
         for member in parse_index(self.idx.read_bytes()):
             self._members.setdefault(member.key, {})[member.field] = member
-        self._file = open(self.tar, "rb")  # noqa: SIM115  (closed by close; stays readable when the name is replaced)
+        self._handle: int | None = None
+        if not is_object(self.tar):  # else fetched when it is read, which often it is not
+            self._handle = os.open(self.tar, os.O_RDONLY)  # stays readable when the name is replaced
 
     def read(self, key: str, field: str) -> bytes | None:
         """The stored bytes, None where there are none."""
         member = self._members.get(key, {}).get(field)
-        return None if member is None else os.pread(self._file.fileno(), member.size, member.offset)
+        if member is None:
+            return None
+        if self._handle is None:
+            self._handle = open_local(self.tar, self.commit.tar_sha256)
+        return os.pread(self._handle, member.size, member.offset)
 
     def values(self, key: str) -> list[tuple[str, bytes]]:
         """All of a row's stored bytes, with their fields, in the order of the tar."""
@@ -56,14 +67,22 @@ class StoredShard:
 
     def intact(self) -> bool:
         """Whether the tar still has the bytes that were committed."""
-        return digest.of_file(self.tar) == self.commit.tar_sha256
+        if not is_object(self.tar):
+            return digest.of_file(self.tar) == self.commit.tar_sha256
+        try:
+            self._handle = self._handle or open_local(self.tar, self.commit.tar_sha256)
+        except (FileNotFoundError, Changed):
+            return False
+        return True
 
     def entry(self) -> ColumnShard:
         """Its line of the manifest."""
         return _entry(self.revision, self.rows.values(), self.commit, digest.of_file(self.ledger))
 
     def close(self) -> None:
-        self._file.close()
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def __enter__(self) -> StoredShard:
         return self
@@ -86,6 +105,9 @@ class Finished:
 
 def publish(shards: Sequence[Finished]) -> None:
     """Put shards in place, each ledger after the files it vouches for. Their bytes reach the disk before their names do."""
+    if any(is_object(path) for shard in shards for path in shard.final):
+        _upload(shards)
+        return
     sync_all(path for shard in shards for path in shard.scratch)
     for shard in shards:
         for path in shard.final[2:]:
@@ -94,6 +116,22 @@ def publish(shards: Sequence[Finished]) -> None:
         for scratch, place in zip(shard.scratch, shard.final, strict=True):
             os.replace(scratch, place)
     sync_all({path.parent for shard in shards for path in shard.final})
+
+
+def _upload(shards: Sequence[Finished]) -> None:
+    """`publish` to object storage: tars and indexes, several at a time, then the ledgers, which vouch for them.
+
+    What was stored stays here as a copy, since later segments read it.
+    """
+    files = [(*pair, number) for shard in shards for number, pair in enumerate(zip(shard.scratch, shard.final, strict=True))]
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+        list(pool.map(lambda file: file[1].unlink(missing_ok=True), (file for file in files if file[2] == 2)))
+        for ledgers in (False, True):
+            list(pool.map(lambda file: upload(file[0], file[1]), (file for file in files if (file[2] == 2) == ledgers)))
+    for shard in shards:
+        digests = (shard.entry.sha256, shard.entry.idx_sha256, shard.entry.ledger_sha256)
+        for scratch, sha256 in zip(shard.scratch, digests, strict=False):
+            keep(scratch, sha256)
 
 
 class ShardDraft:
@@ -155,6 +193,8 @@ def _entry(revision: int, rows: Collection[LedgerRow], commit: Commit, ledger_sh
 
 def _share(old: Path, new: Path) -> None:
     """Make `new` a second name of `old`, which has the same bytes; keep the copy where links are not to be had."""
+    if is_object(old):  # which knows no second names
+        return
     link = new.with_suffix(".link")
     try:
         os.link(old, link)

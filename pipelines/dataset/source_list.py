@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.errors import LikenessError
+from infra.storage.copies import local
+from infra.storage.objects import as_path, is_object
 from pipelines.dataset.request import Request
 
 SPLITS = ("train", "val", "test")
@@ -34,7 +36,7 @@ def read_list(request: Request, files: Mapping[str, object]) -> dict[str, Line]:
     Raises:
         LikenessError: the list can't be read, has no paths, or none that fits; names the line.
     """
-    file = Path(request.source_list)
+    file = as_path(request.source_list)
     rows = _rows(file)
     if not rows or "path" not in rows[0]:
         header = ", ".join(map(repr, rows[0])) if rows else "nothing"
@@ -69,9 +71,9 @@ def _rows(file: Path) -> list[dict[str, str]]:
         if file.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            table = pq.read_table(file, use_threads=False).to_pylist()
+            table = pq.read_table(local(file), use_threads=False).to_pylist()
             return [{name: "" if value is None else str(value) for name, value in row.items()} for row in table]
-        with open(file, newline="", encoding="utf-8-sig") as stream:
+        with open(local(file), newline="", encoding="utf-8-sig") as stream:
             delimiter = "," if file.suffix == ".csv" else "\t"
             return list(csv.DictReader(stream, delimiter=delimiter, restkey="", restval=""))
     except (OSError, ValueError, csv.Error) as error:
@@ -80,10 +82,17 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 def _readings(text: str, request: Request) -> list[str]:
     """Source paths that a path of the list may mean."""
-    if text.startswith("/"):
-        file = Path(os.path.normpath(text))
-        file = file.parent.resolve() / file.name
-        return [f"{label}/{file.name if Path(place).is_file() else file.relative_to(place).as_posix()}"
-                for label, place in request.roots.items() if file.is_relative_to(place)]
+    roots = {label: as_path(where) for label, where in request.roots.items()}
+    file = as_path(text)
+    if text.startswith("/") or is_object(file):
+        if not is_object(file):
+            file = Path(os.path.normpath(text))
+            file = file.parent.resolve() / file.name
+        return [f"{label}/{file.name if file == root or _is_file(root) else file.relative_to(root).as_posix()}"
+                for label, root in roots.items() if file.is_relative_to(root)]
     clean = os.path.normpath(text)
     return list(dict.fromkeys([clean, *(f"{label}/{clean}" for label in request.roots)]))
+
+
+def _is_file(root: Path) -> bool:
+    return not is_object(root) and root.is_file()

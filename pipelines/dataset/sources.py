@@ -18,6 +18,7 @@ from typing import Any
 from infra import digest
 from infra.errors import LikenessError
 from infra.storage.manifest import SourceEntry
+from infra.storage.objects import as_path
 from infra.storage.tombstones import TAKEN_DOWN, Tombstones, is_anonymous
 from pipelines.dataset.folders import Found, walk
 from pipelines.dataset.request import Request
@@ -35,8 +36,8 @@ class Source:
 
     Attributes:
         path: label of its root, then its place below it; the name of the source wherever the folder lies.
-        file: where it lies on this machine.
-        bytes, mtime_ns: from stat; bytes -1 where the file is gone.
+        file: where it lies.
+        bytes, mtime_ns: from stat (of an object the second stands for its ETag); bytes -1 where the file is gone.
         person, split, tags: from the list or the last build; split "" where none is given yet (see `assign_splits`).
         caption: from a sidecar or the list.
         part: (offset, size) of its bytes in `file` when that is a tar.
@@ -112,8 +113,8 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
     sources = []
     for path in sorted({*files, *known_by_path, *(listed or ())}):
         found, line = files.get(path), (listed or {}).get(path, Line())
-        place = found or Found(_place(request, path), -1, 0)
-        about: dict[str, Any] = {"file": place.file, "bytes": place.bytes, "mtime_ns": place.mtime_ns, "part": place.part}
+        there = found or Found(_place(request, path), -1, 0)
+        about: dict[str, Any] = {"file": there.file, "bytes": there.bytes, "mtime_ns": there.mtime_ns, "part": there.part}
         if listed is not None and path not in listed:
             sources.append(Source(path, **about, refusal=NOT_LISTED))
         elif found is None and path not in known_by_path:
@@ -122,7 +123,7 @@ def find_sources(root: Path, request: Request, known: Iterable[SourceEntry]) -> 
             before = known_by_path.get(path)
             person = line.person or (before.person if before else "") or default_person(path, request.people)
             split = splits.get(person) or (before.split if before else "")
-            tags, caption = {**place.tags, **line.tags}, line.caption or place.caption
+            tags, caption = {**there.tags, **line.tags}, line.caption or there.caption
             if found is None and before:
                 tags, caption = {**before.tags, **tags}, caption or before.caption
             sources.append(Source(path, **about, person=person, split=split, tags=tags, caption=caption))
@@ -154,7 +155,7 @@ def as_taken_down(sources: Iterable[Source], known: Iterable[SourceEntry], stone
 
 def _place(request: Request, path: str) -> Path:
     label, _, inner = path.partition("/")
-    return Path(request.roots.get(label, label)) / inner
+    return as_path(request.roots.get(label, label)) / inner
 
 
 def default_person(path: str, rule: str = "folder") -> str:

@@ -15,6 +15,7 @@ from infra import digest
 from infra.storage.fits import FOLDER as FITS
 from infra.storage.ledger import read_commit, read_ledger
 from infra.storage.manifest import column_files
+from infra.storage.objects import is_object
 from infra.storage.tombstones import Tombstones
 
 ENDINGS = (".tar", ".idx", ".ledger.parquet")
@@ -92,6 +93,8 @@ def remove_files(root: Path, paths: Collection[Path]) -> int:
         stat = path.stat()
         freed += stat.st_size if stat.st_nlink == 1 else 0
         path.unlink()
+    if is_object(root):  # which has no folders
+        return freed
     for folder in sorted((root / "columns").glob("*/*")) + sorted((root / "columns").glob("*")):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

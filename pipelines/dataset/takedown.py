@@ -13,6 +13,7 @@ from infra import digest
 from infra.errors import LikenessError
 from infra.storage import Dataset, open_dataset
 from infra.storage.lock import build_lock
+from infra.storage.objects import as_path
 from infra.storage.tombstones import Kind, Tombstone, Tombstones, of_text, segment_of
 from pipelines.dataset.expand import derived_datasets
 from pipelines.dataset.purge import Purged, purge
@@ -131,10 +132,10 @@ class _Finder:
         if name in paths or self.before.covers_source(name):
             return name
         request = load_request(self.root)
-        file = Path(name).expanduser().resolve()
+        file = as_path(name).expanduser().resolve()
         for label, place in (request.roots if request else {}).items():
-            if file == Path(place) or file.is_relative_to(place):
-                return f"{label}/{file.name if file == Path(place) else file.relative_to(place).as_posix()}"
+            if file.is_relative_to(above := as_path(place)):
+                return f"{label}/{file.name if file == above else file.relative_to(above).as_posix()}"
         raise self._unknown("source", name, paths)
 
     def person(self, name: str) -> str:
@@ -178,8 +179,8 @@ class _Finder:
         """The source as a file of its own, where it is one and is at hand."""
         label, _, inner = path.partition("/")
         request = load_request(self.root)
-        place = Path(request.roots[label]) if request and label in request.roots else None
-        if place is None:
+        where = as_path(request.roots[label]) if request and label in request.roots else None
+        if where is None:
             return None
-        file = place if place.is_file() else place / inner
+        file = where if where.is_file() else where / inner
         return file if file.is_file() else None

@@ -15,9 +15,11 @@ from infra import digest
 from infra.errors import LikenessError
 from infra.storage import open_dataset
 from infra.storage.columns import parse_index, walk_tar
+from infra.storage.copies import forget, local
 from infra.storage.fits import find_fit, fit_names
 from infra.storage.ledger import LedgerRow, read_ledger
 from infra.storage.manifest import Column, Manifest, head_digest, read_manifest
+from infra.storage.objects import listed
 from infra.storage.selection import Rule, decide, read_selection, selection_file, selection_names
 from infra.storage.tombstones import FILE, Tombstones
 from pipelines.dataset.build import write_sources_table
@@ -69,6 +71,13 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
     if name is None:
         raise LikenessError(f"{root} has no finished build", fix=f"build it with: likeness data build {root}")
     root = root.absolute()
+    if not quick:
+        forget(root)
+    with listed(root):
+        return _verdict(root, name, progress, quick)
+
+
+def _verdict(root: Path, name: str, progress: Callable[[int, int], None], quick: bool) -> Verdict:
     manifest = read_manifest(root, name)
     stones, problems = _tombstones(root)
     files = done = 0
@@ -125,7 +134,7 @@ def _breaches(
     column: Column, manifest: Manifest, shard: int, keys: list[str], tar: Path, idx: Path, ledger: Path
 ) -> Iterator[tuple[Path, str]]:
     try:
-        members = list(walk_tar(tar))
+        members = list(walk_tar(local(tar)))
         if list(parse_index(idx.read_bytes())) != members:
             yield idx, "does not say what the tar holds"
         rows = read_ledger(ledger)
@@ -161,8 +170,8 @@ def _source_problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
         try:
             if path.read_bytes() == want.read_bytes():
                 return
-            same = pq.read_table(path, use_threads=False).equals(pq.read_table(want, use_threads=False))
-            if not same or pq.read_metadata(path).created_by == pq.read_metadata(want).created_by:
+            same = pq.read_table(local(path), use_threads=False).equals(pq.read_table(want, use_threads=False))
+            if not same or pq.read_metadata(local(path)).created_by == pq.read_metadata(want).created_by:
                 yield Problem(path.name, "is not of this manifest, or its bytes changed", fix)
         except (OSError, pa.ArrowException, ValueError) as error:
             yield Problem(path.name, f"can't be read: {str(error).splitlines()[0]}", fix)

@@ -22,7 +22,9 @@ import psutil
 from infra import digest
 from infra.digest import canonical_json
 from infra.storage.atomic import temporary
+from infra.storage.copies import local
 from infra.storage.ledger import LedgerRow
+from infra.storage.objects import is_object
 from infra.storage.tombstones import TAKEN_DOWN, Tombstones
 from pipelines.dataset.graph import VIDEO_PARTS, Node
 from pipelines.dataset.outcome import (
@@ -244,8 +246,8 @@ class _Run:
         return sha256
 
     def _file(self, source: Source) -> Path:
-        """The source as a file of its own: what lies inside a tar is copied out for the time of the unit."""
-        if source.part is None:
+        """The source as a file of its own: what lies inside a tar or on object storage is copied for the time of the unit."""
+        if source.part is None and not is_object(source.file):
             return source.file
         if source.path not in self.copies:
             folder = temporary(self.unit.root)
@@ -405,11 +407,18 @@ def without_rows(record: dict[str, Any], down: Mapping[str, Mapping[str, Any]]) 
 
 
 def own_file(source: Source, folder: Path) -> Path:
-    """The source as a file of its own: what lies inside a tar is copied to `folder`."""
+    """The source as a file of its own: what lies inside a tar or on object storage is copied to `folder`, with its name."""
+    copy = folder / source.path.rpartition("/")[2]
+    if source.part is None and is_object(source.file):
+        whole = local(source.file)
+        try:
+            os.link(whole, copy)  # it stays when the copy makes room for others
+        except OSError:
+            shutil.copyfile(whole, copy)
+        return copy
     if source.part is None:
         return source.file
-    copy = folder / source.path.rpartition("/")[2]
-    with open(source.file, "rb") as tar:
+    with source.file.open("rb") as tar:
         copy.write_bytes(os.pread(tar.fileno(), source.part[1], source.part[0]))
     return copy
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import LikenessError
 from infra.storage import Dataset, Row
+from infra.storage.objects import is_object
 from pipelines.dataset.expand import child_sources
 from pipelines.dataset.request import load_request
 from pipelines.dataset.sources import Source, find_sources
+from pipelines.dataset.worker import own_file
 
 
 class Originals:
@@ -34,12 +35,10 @@ class Originals:
         source = self.sources.get(str(row.source.get("path")))
         if source is None or source.bytes < 0 or source.bytes != row.source.get("bytes", source.bytes):
             yield None
-        elif source.part is None:
+        elif source.part is None and not is_object(source.file):
             yield source.file
         else:
-            copy = self.scratch / f"member{source.file.suffix}{Path(source.path).suffix}"
-            with open(source.file, "rb") as tar:
-                copy.write_bytes(os.pread(tar.fileno(), source.part[1], source.part[0]))
+            copy = own_file(source, self.scratch)
             try:
                 yield copy
             finally:

@@ -5,7 +5,8 @@ The plan of the same command is the same, and its run directory is named by it: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from infra.digest import of_json
 from infra.errors import LikenessError
 from infra.registry import Registry
 from infra.settings import apply_overrides, merge
-from infra.storage.dataset import open_dataset
+from infra.storage.copies import SIZE_VARIABLE, cache_bytes
+from infra.storage.dataset import Dataset, open_dataset
+from infra.storage.objects import as_path, is_object
 from infra.workspace import Workspace
 from models.diffusion.bases import open_base
 from models.method import Method
 from models.registry import method_named
 from pipelines.imports import artefact_from_file
+from preprocessing.fields import AnyOf
 from training.artefact import StageArtefact, open_artefact
 from training.config import LoopConfig
 from training.loader import check_fields
@@ -128,9 +132,22 @@ def open_sources(stage: Stage, data: Sequence[str]) -> dict[str, tuple[str, str]
         if not equals:
             source, path = next(iter(stage.reads())), word
         named[source] = path
-    opened = {source: open_dataset(Path(path)) for source, path in named.items()}
+    opened = {source: open_dataset(path) for source, path in named.items()}
     check_fields(stage, opened)
-    return {source: (str(Path(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
+    _check_cache(stage, opened)
+    return {source: (str(as_path(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
+
+
+def _check_cache(stage: type[Stage], opened: Mapping[str, Dataset]) -> None:
+    """Say when the columns to be read from object storage are larger than the cache that should hold them."""
+    wanted = {(dataset.digest, dataset.fields[option.name].column): dataset for name, dataset in opened.items()
+              if is_object(dataset.root) for field in stage.sources[name].fields
+              for option in (field.options if isinstance(field, AnyOf) else (field,)) if option.name in dataset.fields}  # fmt: skip
+    size = sum(shard.bytes for (_, column), dataset in wanted.items() for shard in dataset.manifest.columns[column].shards)
+    if size > cache_bytes():
+        logging.getLogger(__name__).warning(
+            "stage %s reads %.1f GB from object storage, and copies may take %.1f GB: shards will be fetched again and again; "
+            "raise %s", stage.name, size / 1e9, cache_bytes() / 1e9, SIZE_VARIABLE)  # fmt: skip
 
 
 def find_upstream(

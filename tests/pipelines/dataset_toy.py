@@ -19,6 +19,7 @@ import numpy as np
 
 from infra.cluster import connect
 from infra.errors import LikenessError
+from infra.storage.objects import as_path
 from pipelines.dataset.build import build
 from pipelines.dataset.graph import Toolbox
 from pipelines.dataset.request import updated
@@ -222,7 +223,7 @@ def write_sources(folder: Path, count: int = 10) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("dataset", type=Path)
+    parser.add_argument("dataset", type=as_path)
     parser.add_argument("source", type=Path)
     parser.add_argument("--runner", default="serial")
     parser.add_argument("--kill-at", type=int, default=0)
