@@ -7,6 +7,7 @@
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
+| png | PNG, lossless: for maps whose numbers count | uint8 (height, width, 3) RGB |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
@@ -20,6 +21,7 @@ import wave
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from infra.digest import canonical_json
@@ -27,8 +29,11 @@ from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
 from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
 
-EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "txt": "txt"}
+EXTENSION: dict[Codec, str] = {
+    "json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "png": "png", "txt": "txt",
+}  # fmt: skip
 WAV_RATE_HZ = 16_000
+PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
 
 
 class CodecError(LikenessError):
@@ -171,6 +176,20 @@ def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
     return _check_array(field, picture)
 
 
+def _encode_png(field: Field, value: Any) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(_check_array(field, value), cv2.COLOR_RGB2BGR), PNG_SETTINGS)
+    if not done:
+        raise CodecError(f"{field.name} of shape {value.shape} can't be encoded", allowed="a picture of one pixel or more")
+    return data.tobytes()
+
+
+def _decode_png(field: Field, data: bytes) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data.startswith(b"\x89PNG") else None
+    if picture is None:
+        raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
+    return _check_array(field, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
 def _decode_txt(field: Field, data: bytes) -> str:
     return data.decode()
 
@@ -182,6 +201,7 @@ _ENCODE: dict[Codec, Callable[[Field, Any], bytes]] = {
     "txt": _encode_txt,
     "mjpeg": _encode_mjpeg,
     "jpg": _encode_jpg,
+    "png": _encode_png,
 }
 _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "npy": _decode_npy,
@@ -190,4 +210,5 @@ _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "txt": _decode_txt,
     "mjpeg": _decode_mjpeg,
     "jpg": _decode_jpg,
+    "png": _decode_png,
 }
