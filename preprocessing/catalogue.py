@@ -20,6 +20,7 @@ from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
+from preprocessing.operators.face_maps import FaceMaps
 from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
@@ -27,6 +28,7 @@ from preprocessing.operators.ingest import Ingest
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
+from preprocessing.operators.morphable import MorphableFit, MorphableLayouts
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
@@ -43,7 +45,8 @@ OPERATORS: tuple[type[Operator], ...] = (
 FAMILIES: dict[type[FamilyOperator], str] = {
     FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
-    TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+    TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15", MorphableFit: "morphable_learned_260",
+    MorphableLayouts: "morphable_learned_257", FaceMaps: "map_normal_learned_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 
