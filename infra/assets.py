@@ -122,7 +122,7 @@ ASSETS: tuple[Asset, ...] = (
     ),
     Asset(
         name="bfm_deep3d", file="BFM_model_front.mat", url="", sha256=None, bytes=None, used_by=("morphable_bfm", "dreamtalk"),
-        page="https://github.com/sicxu/Deep3DFaceRecon_pytorch", note="morphable model BFM-2009 as Deep3DFaceRecon's script cuts it",
+        page="https://github.com/sicxu/Deep3DFaceRecon_pytorch", note="morphable model BFM-2009, cut by Deep3DFaceRecon's script",
         licence="Basel Face Model: non-commercial, per user; get 01_MorphableModel.mat under https://faces.dmi.unibas.ch",
     ),
     _flame("flame_model", "generic_model.pkl", "https://flame.is.tue.mpg.de", "morphable model FLAME 2020"),

@@ -13,8 +13,7 @@ from preprocessing.fields import DEEP3D, FACE_VALID, LANDMARKS_478, Field, morph
 from preprocessing.fits.contract import Fit
 from preprocessing.fits.face_mesh import MIRRORED, triangles
 from preprocessing.operator import OperatorParams, Sample
-from preprocessing.operators.head_pose import rotation
-from preprocessing.operators.head_pose import RIGID
+from preprocessing.operators.head_pose import RIGID, rotation
 from preprocessing.operators.identity import spread
 from preprocessing.operators.landmark_subsets import IBUG_68
 
@@ -134,7 +133,10 @@ def _onto_their_mean(faces: np.ndarray) -> np.ndarray:
 
 
 def _aligned(faces: np.ndarray, target: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-    """Each face laid onto `target` (478, 3) by turn, scale and shift; with `own` all by what lays `own` there, less where it comes to lie."""
+    """Each face laid onto `target` (478, 3) by turn, scale and shift.
+
+    With `own` (478, 3) all by what lays `own` there, and of each only how it differs from `own`.
+    """
     source = (faces if own is None else own[None]) - (faces.mean(1, keepdims=True) if own is None else own.mean(0))
     wanted = target - target.mean(0)
     u, sizes, vt = np.linalg.svd(np.swapaxes(source, 1, 2) @ wanted)

@@ -68,9 +68,7 @@ def _light(functions: np.ndarray, albedo: np.ndarray, colours: np.ndarray, trust
     return (white + found[:9] + found[9:].reshape(3, 9)).T
 
 
-def _texture(
-    shading: np.ndarray, mean: np.ndarray, basis: np.ndarray, colours: np.ndarray, trust: np.ndarray
-) -> np.ndarray:
+def _texture(shading: np.ndarray, mean: np.ndarray, basis: np.ndarray, colours: np.ndarray, trust: np.ndarray) -> np.ndarray:
     weight = (np.sqrt(trust)[:, None] / NOISE).repeat(3, 1)
     rows = (basis * (shading * weight)[..., None]).reshape(-1, basis.shape[2])
     wanted = ((colours - shading * mean) * weight).ravel()

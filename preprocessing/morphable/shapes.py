@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
     from models.perception.morphable.flame import FlameBasis
     from models.perception.morphable.linear import FaceBasis
 
-JAW = 3
+JAW = 3  # numbers
+JAW_JOINT = 2
 
 
 class LinearLandmarks:
@@ -31,39 +33,50 @@ class LinearLandmarks:
 
 
 class FlameLandmarks:
-    """Of FLAME: the expression is followed by the jaw's axis x angle, whose effect is not linear; neck and eyes rest."""
+    """Of FLAME: the expression is followed by the jaw's axis x angle, whose effect is not linear; neck and eyes rest.
+
+    With the other joints at rest a vertex v is at v + w (R - 1) (v - J): R turns the jaw about its joint J, w is how far v follows.
+    """
 
     def __init__(self, basis: FlameBasis) -> None:
-        import torch
-
-        from models.perception.morphable.flame import Flame
-
         corners, places = np.unique(basis.triangles[basis.landmark_triangles], return_inverse=True)
-        places = places.reshape(-1, 3)
-        onto = np.zeros((len(places), len(corners)))
-        np.add.at(onto, (np.arange(len(places))[:, None], places), basis.landmark_weights)
-        self._onto = torch.from_numpy(onto)
-        self._head = Flame(basis).only(torch.from_numpy(corners)).double()
+        self._onto = np.zeros((len(basis.landmark_triangles), len(corners)))
+        np.add.at(self._onto, (np.arange(len(self._onto))[:, None], places.reshape(-1, 3)), basis.landmark_weights)
+        self._template, self._directions = (a[corners].astype(np.float64) for a in (basis.template, basis.directions))
+        bent = basis.pose_directions.reshape(-1, 9, len(basis.template), 3)[JAW_JOINT - 1]
+        self._bent = bent[:, corners].transpose(1, 2, 0).astype(np.float64)  # (V, 3, 9) of the jaw's turn
+        follows = basis.joints[JAW_JOINT].astype(np.float64)
+        self._joint, self._joint_directions = follows @ basis.template, np.einsum("v,vck->ck", follows, basis.directions)
+        self._follow = basis.weights[corners, JAW_JOINT].astype(np.float64)
         self.n_identity = basis.n_identity
-        self._blend = basis.directions.shape[2] - basis.n_identity
-        self.n_expression = self._blend + JAW
+        self.n_expression = basis.directions.shape[2] - basis.n_identity + JAW
 
     def mean(self) -> np.ndarray:
         return self(np.zeros(self.n_identity), np.zeros((1, self.n_expression)))[0][0]
 
-    def _points(self, both: Any) -> Any:
-        """(K + E,) -> (68, 3)."""
-        import torch
-
-        pose = torch.zeros(1, 5, 3, dtype=both.dtype)
-        pose = torch.cat([pose[:, :2], both[None, None, -JAW:], pose[:, 3:]], 1)
-        return self._onto @ self._head(both[None, :-JAW], pose)[0][0]
-
     def __call__(self, identity: np.ndarray, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        import torch
+        shape = np.concatenate([np.tile(identity, (len(expression), 1)), expression[:, :-JAW]], 1)
+        turn, slope = _turns(expression[:, -JAW:])
+        bend = turn - np.eye(3)
+        vertices = self._template + np.einsum("vck,tk->tvc", self._directions, shape) + self._corrected(bend[..., None])[..., 0]
+        arm = vertices - (self._joint + shape @ self._joint_directions.T)[:, None]
+        moved = self._follow[None, :, None, None] * bend[:, None]  # (T, V, 3, 3)
+        points = vertices + np.einsum("tvij,tvj->tvi", moved, arm)
 
-        both = torch.from_numpy(np.concatenate([np.tile(identity, (len(expression), 1)), expression], 1))
-        with torch.no_grad():
-            points = torch.func.vmap(self._points)(both)
-            slopes = torch.func.vmap(torch.func.jacfwd(self._points))(both)
-        return points.numpy(), slopes[..., : self.n_identity].numpy(), slopes[..., self.n_identity :].numpy()
+        by_shape = self._directions + moved @ (self._directions - self._joint_directions)
+        by_jaw = self._corrected(slope)
+        by_jaw = by_jaw + moved @ by_jaw + self._follow[None, :, None, None] * np.einsum("tijk,tvj->tvik", slope, arm)
+        slopes = np.einsum("lv,tvck->tlck", self._onto, np.concatenate([by_shape, by_jaw], 3))
+        return self._onto @ points, slopes[..., : self.n_identity], slopes[..., self.n_identity :]
+
+    def _corrected(self, bend: np.ndarray) -> np.ndarray:
+        """(T, 3, 3, k) -> (T, V, 3, k): the pose correctives of these turns less none."""
+        return np.einsum("vcp,tpk->tvck", self._bent, bend.reshape(len(bend), 9, -1))
+
+
+def _turns(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 3) axis x angle -> (T, 3, 3) and its derivatives (T, 3, 3, 3), by central differences."""
+    step = 1e-5 * np.eye(3)
+    sides = [[Rotation.from_rotvec(vectors + sign * d).as_matrix() for sign in (1, -1)] for d in step]
+    slope = np.stack([(ahead - behind) / 2e-5 for ahead, behind in sides], -1)
+    return Rotation.from_rotvec(vectors).as_matrix(), slope

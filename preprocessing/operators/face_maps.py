@@ -10,7 +10,16 @@ from pydantic import Field as Setting
 
 from preprocessing import templates
 from preprocessing.fields import (
-    FACE_VALID, KEY_FRAME, SOURCE, STORED_LAYOUT, Field, MapKind, MorphableModel, coefficients, face_map, morphable_crop,
+    FACE_VALID,
+    KEY_FRAME,
+    SOURCE,
+    STORED_LAYOUT,
+    Field,
+    MapKind,
+    MorphableModel,
+    coefficients,
+    face_map,
+    morphable_crop,
 )  # fmt: skip
 from preprocessing.morphable import heads
 from preprocessing.operator import FamilyOperator, OperatorParams, Sample

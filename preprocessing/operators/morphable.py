@@ -13,8 +13,19 @@ from pydantic import Field as Setting
 from infra.errors import LikenessError
 from preprocessing import templates
 from preprocessing.fields import (
-    FACE_VALID, LANDMARKS_68, LAYOUTS, LAYOUTS_OF, SOURCE, STORED_LAYOUT, TUBE_BOX, VIDEO, Field, MorphableModel, coefficients,
-    morphable_crop, morphable_fit,
+    FACE_VALID,
+    LANDMARKS_68,
+    LAYOUTS,
+    LAYOUTS_OF,
+    SOURCE,
+    STORED_LAYOUT,
+    TUBE_BOX,
+    VIDEO,
+    Field,
+    MorphableModel,
+    coefficients,
+    morphable_crop,
+    morphable_fit,
 )  # fmt: skip
 from preprocessing.morphable import heads, light, places, solver
 from preprocessing.operator import FamilyOperator, OperatorParams, Resources, Sample
@@ -234,7 +245,8 @@ def of(face: solver.FittedFace, frames: np.ndarray) -> solver.FittedFace:
 
 
 def eye_distance(points: np.ndarray) -> np.ndarray:
-    """(T, 68, 2) -> (T,) between the outer corners; of a face in profile as its height says: brow to chin is about 1.25 times that."""
+    """(T, 68, 2) -> (T,) between the outer corners; in profile, where they draw near, what the height from brow to chin says."""
+    # A frontal face is about 1.25 times as high from the bridge of the nose to the chin.
     wide = np.linalg.norm(points[:, OUTER_CORNERS[0]] - points[:, OUTER_CORNERS[1]], axis=1)
     return np.maximum(wide, np.linalg.norm(points[:, 27] - points[:, 8], axis=1) / 1.25)
 

@@ -25,7 +25,7 @@ def _given(description: dict) -> dict[str, np.ndarray]:
 
 
 def _numbers(rule: str) -> np.ndarray:
-    """"0,5,...,55" -> 0, 5, 10, ... 55."""
+    """ "0,5,...,55" -> 0, 5, 10, ... 55."""
     first, second, _, last = rule.split(",")
     return np.arange(int(first), int(last) + 1, int(second) - int(first))
 

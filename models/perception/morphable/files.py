@@ -44,11 +44,12 @@ def read_bfm(path: str | Path) -> FaceBasis:
         LikenessError: another file.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     names = ("meanshape", "idBase", "exBase", "meantex", "texBase", "tri", "point_buf", "keypoints")
     try:
         file = loadmat(str(path))
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
         raise LikenessError(f"{path} does not read as a .mat file: {error}", allowed="BFM_model_front.mat") from None
     if missing := [name for name in names if name not in file]:
         raise LikenessError(f"{path} lacks {', '.join(missing)}", allowed="BFM_model_front.mat", fix=_BFM_FIX)

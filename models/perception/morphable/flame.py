@@ -70,16 +70,6 @@ class Flame(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
-    def only(self, vertices: Tensor) -> "Flame":
-        """The same head with these vertices alone, for fitting a few landmarks."""
-        other = Flame.__new__(Flame)
-        nn.Module.__init__(other)
-        other.n_identity, other.parents = self.n_identity, self.parents
-        for name, value in self.named_buffers():
-            kept = value if name.startswith("joint") else value[:, vertices] if name == "pose_directions" else value[vertices]
-            other.register_buffer(name, kept, persistent=False)
-        return other
-
     def forward(self, shape: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
         """(B, k) coefficients of `directions`, identity before expression; (B, joints, 3) axis x angle of every joint.
 
