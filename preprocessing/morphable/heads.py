@@ -66,7 +66,10 @@ class Head(Protocol):
 class LinearHead:
     """Learned, ICT or BFM: 257 numbers under Deep3DFaceRecon's camera."""
 
-    layout, harmonics = DEEP3D, "deep3d"
+    shape: LandmarkShape
+    camera: Camera
+    harmonics: Literal["deca", "deep3d"] = "deep3d"
+    layout = DEEP3D
 
     def __init__(self, basis: FaceBasis, expression_sd: float) -> None:
         from models.perception.morphable.linear import LinearFace
@@ -105,7 +108,10 @@ class LinearHead:
 class FlameHead:
     """FLAME: DECA's 236 numbers. Without its texture space it has one colour, told by the first three numbers of texture."""
 
-    layout, harmonics = DECA, "deca"
+    shape: LandmarkShape
+    camera: Camera
+    harmonics: Literal["deca", "deep3d"] = "deca"
+    layout = DECA
 
     def __init__(self, basis: FlameBasis, expression_sd: float, texture: Mapping[str, np.ndarray] | None = None) -> None:
         from models.perception.morphable.flame import Flame
@@ -175,8 +181,10 @@ def load(model: MorphableModel, paths: Mapping[str, Path]) -> Head:
 
     sd = EXPRESSION_SD[model]
     if model == "flame":
-        texture = files.read_flame_texture(*(paths[name] for name in FLAME_TEXTURE)) if FLAME_TEXTURE[0] in paths else None
-        return FlameHead(files.read_flame(*(paths[name] for name in ASSETS["flame"])), sd, texture)
+        texture = None
+        if (space := paths.get("flame_texture")) is not None:
+            texture = files.read_flame_texture(space, paths["flame_template"])
+        return FlameHead(files.read_flame(paths["flame_model"], paths["flame_landmarks"]), sd, texture)
     read = {"learned": files.read_learned, "ict": files.read_ict, "bfm": files.read_bfm}[model]
     return LinearHead(read(paths[ASSETS[model][0]]), sd)
 

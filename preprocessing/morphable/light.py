@@ -78,9 +78,9 @@ def _texture(shading: np.ndarray, mean: np.ndarray, basis: np.ndarray, colours: 
 def _skin(landmarks: np.ndarray) -> np.ndarray:
     """(224, 224) bool: inside the jaw line and the brows, outside of eyes and mouth; every second pixel each way."""
     mask = np.zeros((CROP_PX, CROP_PX), np.uint8)
-    cv2.fillPoly(mask, [np.rint(landmarks[list(SKIN)]).astype(np.int32)], 1)
+    cv2.fillPoly(mask, [np.rint(landmarks[list(SKIN)]).astype(np.int32)], (1,))
     for first, stop in HOLES:
-        cv2.fillPoly(mask, [np.rint(landmarks[first:stop]).astype(np.int32)], 0)
+        cv2.fillPoly(mask, [np.rint(landmarks[first:stop]).astype(np.int32)], (0,))
     thinned = np.zeros_like(mask, bool)
     thinned[::STEP_PX, ::STEP_PX] = mask[::STEP_PX, ::STEP_PX] > 0
     return thinned
