@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field as Setting
 
 from infra.errors import LikenessError
-from preprocessing.fields import DEEP3D, FACE_VALID, LANDMARKS_478, Field, morphable_fit
+from preprocessing.fields import DEEP3D, FACE_VALID, LANDMARKS_478, STORED_LAYOUT, Field, coefficients
 from preprocessing.fits.contract import Fit
 from preprocessing.fits.face_mesh import MIRRORED, triangles
 from preprocessing.operator import OperatorParams, Sample
@@ -49,7 +49,7 @@ class Morphable(Fit):
 
     @property
     def makes(self) -> tuple[Field, dict[str, Any]]:
-        return morphable_fit("learned"), {}
+        return coefficients("learned", STORED_LAYOUT["learned"].size), {}
 
     def __call__(self, rows: Iterable[Sample]) -> dict[str, np.ndarray]:
         clips = [mesh for row in rows if len(mesh := self._frames(row))]
