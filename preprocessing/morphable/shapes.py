@@ -27,51 +27,58 @@ class LinearLandmarks:
     def mean(self) -> np.ndarray:
         return self._mean
 
-    def __call__(self, identity: np.ndarray, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        points = self._mean + self._identity @ identity + np.einsum("lce,te->tlc", self._expression, expression)
-        return points, self._identity[None], self._expression[None]
+    def points(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        return self._mean + self._identity @ identity + np.einsum("lce,te->tlc", self._expression, expression)
+
+    def slopes(self, identity: np.ndarray, expression: np.ndarray, with_identity: bool) -> tuple[np.ndarray, np.ndarray]:
+        return self._identity[None], self._expression[None]
 
 
 class FlameLandmarks:
     """Of FLAME: the expression is followed by the jaw's axis x angle, whose effect is not linear; neck and eyes rest.
 
     With the other joints at rest a vertex v is at v + w (R - 1) (v - J): R turns the jaw about its joint J, w is how far v follows.
+    Landmarks are weighted means of vertices, so v and w (v - J) are summed up over a landmark's vertices beforehand.
     """
 
     def __init__(self, basis: FlameBasis) -> None:
-        corners, places = np.unique(basis.triangles[basis.landmark_triangles], return_inverse=True)
-        self._onto = np.zeros((len(basis.landmark_triangles), len(corners)))
-        np.add.at(self._onto, (np.arange(len(self._onto))[:, None], places.reshape(-1, 3)), basis.landmark_weights)
-        self._template, self._directions = (a[corners].astype(np.float64) for a in (basis.template, basis.directions))
-        bent = basis.pose_directions.reshape(-1, 9, len(basis.template), 3)[JAW_JOINT - 1]
-        self._bent = bent[:, corners].transpose(1, 2, 0).astype(np.float64)  # (V, 3, 9) of the jaw's turn
-        follows = basis.joints[JAW_JOINT].astype(np.float64)
-        self._joint, self._joint_directions = follows @ basis.template, np.einsum("v,vck->ck", follows, basis.directions)
-        self._follow = basis.weights[corners, JAW_JOINT].astype(np.float64)
+        corners, share = basis.triangles[basis.landmark_triangles], basis.landmark_weights.astype(np.float64)
+        follow = share * basis.weights[corners, JAW_JOINT]
+        nearby = basis.joints[JAW_JOINT].astype(np.float64)
+        bent = basis.pose_directions.reshape(-1, 9, len(basis.template), 3)[JAW_JOINT - 1].transpose(1, 2, 0)  # (V, 3, 9)
+        # Each (V, 3, k): the template, what the coefficients add, what the numbers of R - 1 add (pose correctives).
+        parts = [array.astype(np.float64) for array in (basis.template[..., None], basis.directions, bent)]
+        joints = [np.einsum("v,vck->ck", nearby, part) for part in parts[:2]] + [np.zeros((3, 9))]
+        self._rest = [np.einsum("lk,lkcx->lcx", share, part[corners]) for part in parts]
+        self._arm = [np.einsum("lk,lkcx->lcx", follow, part[corners] - joint) for part, joint in zip(parts, joints, strict=True)]
         self.n_identity = basis.n_identity
         self.n_expression = basis.directions.shape[2] - basis.n_identity + JAW
 
     def mean(self) -> np.ndarray:
-        return self(np.zeros(self.n_identity), np.zeros((1, self.n_expression)))[0][0]
+        return self.points(np.zeros(self.n_identity), np.zeros((1, self.n_expression)))[0]
 
-    def __call__(self, identity: np.ndarray, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shape = np.concatenate([np.tile(identity, (len(expression), 1)), expression[:, :-JAW]], 1)
+    def points(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        bend = Rotation.from_rotvec(expression[:, -JAW:]).as_matrix() - np.eye(3)
+        return self._sum(self._rest, identity, expression, bend) + np.einsum(
+            "tij,tlj->tli", bend, self._sum(self._arm, identity, expression, bend)
+        )
+
+    def slopes(self, identity: np.ndarray, expression: np.ndarray, with_identity: bool) -> tuple[np.ndarray, np.ndarray]:
         turn, slope = _turns(expression[:, -JAW:])
-        bend = turn - np.eye(3)
-        vertices = self._template + np.einsum("vck,tk->tvc", self._directions, shape) + self._corrected(bend[..., None])[..., 0]
-        arm = vertices - (self._joint + shape @ self._joint_directions.T)[:, None]
-        moved = self._follow[None, :, None, None] * bend[:, None]  # (T, V, 3, 3)
-        points = vertices + np.einsum("tvij,tvj->tvi", moved, arm)
+        bend, k = turn - np.eye(3), self.n_identity
+        arm = self._sum(self._arm, identity, expression, bend)
+        corrected = slope.reshape(len(bend), 1, 9, JAW)
+        by_jaw = self._rest[2] @ corrected + bend[:, None] @ (self._arm[2] @ corrected) + np.einsum("tijk,tlj->tlik", slope, arm)
+        by_expression = self._rest[1][..., k:] + bend[:, None] @ self._arm[1][..., k:]
+        by_identity = self._rest[1][..., :k] + bend[:, None] @ self._arm[1][..., :k] if with_identity else np.zeros((1, 1, 3, k))
+        return by_identity, np.concatenate([by_expression, by_jaw], 3)
 
-        by_shape = self._directions + moved @ (self._directions - self._joint_directions)
-        by_jaw = self._corrected(slope)
-        by_jaw = by_jaw + moved @ by_jaw + self._follow[None, :, None, None] * np.einsum("tijk,tvj->tvik", slope, arm)
-        slopes = np.einsum("lv,tvck->tlck", self._onto, np.concatenate([by_shape, by_jaw], 3))
-        return self._onto @ points, slopes[..., : self.n_identity], slopes[..., self.n_identity :]
-
-    def _corrected(self, bend: np.ndarray) -> np.ndarray:
-        """(T, 3, 3, k) -> (T, V, 3, k): the pose correctives of these turns less none."""
-        return np.einsum("vcp,tpk->tvck", self._bent, bend.reshape(len(bend), 9, -1))
+    def _sum(self, parts: list[np.ndarray], identity: np.ndarray, expression: np.ndarray, bend: np.ndarray) -> np.ndarray:
+        """(T, L, 3) of one of the two sets of sums."""
+        constant, directions, corrections = parts
+        fixed = constant[..., 0] + directions[..., : self.n_identity] @ identity
+        own = np.einsum("lce,te->tlc", directions[..., self.n_identity :], expression[:, :-JAW])
+        return fixed + own + np.einsum("lcp,tp->tlc", corrections, bend.reshape(len(bend), 9))
 
 
 def _turns(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

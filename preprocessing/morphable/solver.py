@@ -27,8 +27,11 @@ class LandmarkShape(Protocol):
     def mean(self) -> np.ndarray:
         """(L, 3) with all coefficients zero."""
 
-    def __call__(self, identity: np.ndarray, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(K,), (T, E) -> (T, L, 3); and its derivatives (T or 1, L, 3, K), (T or 1, L, 3, E)."""
+    def points(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """(K,), (T, E) -> (T, L, 3)."""
+
+    def slopes(self, identity: np.ndarray, expression: np.ndarray, with_identity: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives of `points`, (T or 1, L, 3, K) and (T or 1, L, 3, E); the first is looked at `with_identity` alone."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class _Problem:
         self.hold = 1 / np.square(np.array(holds))
 
     def seen(self, face: FittedFace) -> np.ndarray:
-        points = self.shape(face.identity, face.expression)[0]
+        points = self.shape.points(face.identity, face.expression)
         return self.camera.project(np.einsum("tij,tlj->tli", face.rotations, points), face.camera)[0]
 
     def cost(self, face: FittedFace) -> float:
@@ -139,7 +142,8 @@ class _Problem:
     def step(self, face: FittedFace, damping: float) -> FittedFace:
         """One Gauss-Newton step from `face`, its diagonal enlarged by `damping` of itself."""
         e, count = self.shape.n_expression, len(self.landmarks)
-        points, by_identity, by_expression = self.shape(face.identity, face.expression)
+        points = self.shape.points(face.identity, face.expression)
+        by_identity, by_expression = self.shape.slopes(face.identity, face.expression, self.with_identity)
         turned = np.einsum("tij,tlj->tli", face.rotations, points)
         seen, by_point, by_camera = self.camera.project(turned, face.camera)
         w = self.weights[..., None, None]

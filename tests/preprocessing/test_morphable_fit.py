@@ -118,7 +118,7 @@ def test_a_known_face_is_found_again(camera, learned_file):
     turn = Rotation.from_euler("xyz", np.column_stack([0.1 * np.sin(np.arange(count)), np.linspace(-0.5, 0.5, count),
                                                        np.full(count, 0.2)])).as_matrix()  # fmt: skip
     view = camera.start(np.linspace(80, 110, count), np.tile([118.0, 105.0], (count, 1)))
-    seen = camera.project(np.einsum("tij,tlj->tli", turn, shape(identity, expression)[0]), view)[0]
+    seen = camera.project(np.einsum("tij,tlj->tli", turn, shape.points(identity, expression)), view)[0]
     prior = solver.Prior(np.full(count, 0.01), np.ones(68), np.ones(shape.n_identity), np.ones(shape.n_expression))
     begun = solver.start(shape, camera, seen, np.ones(68))
     found = solver.fit(shape, camera, seen, np.arange(count), prior, begun, steps=30)
@@ -170,7 +170,7 @@ def test_flames_derivatives_are_right(flame_files):
     shape = FlameLandmarks(files.read_flame(*flame_files.values(), n_identity=6, n_expression=4))
     rng = np.random.default_rng(2)
     identity, expression = rng.standard_normal(6), rng.standard_normal((3, 7)) * 0.3
-    points, by_identity, by_expression = shape(identity, expression)
+    points, (by_identity, by_expression) = shape.points(identity, expression), shape.slopes(identity, expression, True)
     basis = files.read_flame(*flame_files.values(), n_identity=6, n_expression=4)
     pose = np.column_stack([np.zeros((3, 3)), expression[:, -3:]])
     both = np.concatenate([np.tile(identity, (3, 1)), expression[:, :-3]], 1)
@@ -179,10 +179,10 @@ def test_flames_derivatives_are_right(flame_files):
     assert np.abs(points - on_surface(vertices, _tensor(basis.triangles), *onto).numpy()).max() < 1e-6
     h = 1e-6
     for number in range(6):
-        moved = shape(identity + h * np.eye(6)[number], expression)[0]
+        moved = shape.points(identity + h * np.eye(6)[number], expression)
         assert np.abs((moved - points) / h - by_identity[..., number]).max() < 1e-5
     for number in range(7):
-        moved = shape(identity, expression + h * np.eye(7)[number])[0]
+        moved = shape.points(identity, expression + h * np.eye(7)[number])
         assert np.abs((moved - points) / h - by_expression[..., number]).max() < 1e-5
 
 
