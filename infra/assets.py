@@ -63,6 +63,13 @@ def _taef2(half: str, size: int, sha256: str, what: str) -> Asset:
     )
 
 
+def _flame(name: str, file: str, page: str, what: str) -> Asset:
+    return Asset(
+        name=name, file=file, url="", sha256=None, bytes=None, used_by=("morphable_flame", "caphuman"), page=page, note=what,
+        licence="Max Planck: non-commercial scientific research only; register and download it yourself",
+    )
+
+
 def _insightface(name: str, file: str, pack: str, sha256: str, size: int, users: tuple[str, ...], what: str) -> Asset:
     return Asset(
         name=name, file=file, url="", sha256=sha256, bytes=size, used_by=users, note=f"{what}; from the pack {pack}",
@@ -119,6 +126,22 @@ ASSETS: tuple[Asset, ...] = (
         page="https://github.com/Junhua-Liao/Light-ASD",
         note="active-speaker detector Light-ASD, trained on AVA: weight/pretrain_AVA_CVPR.model exported to ONNX (opset 17)",
     ),
+    Asset(
+        name="ict_facekit", file="ict_facekit_face.npz", url="", bytes=6568300, licence="MIT", used_by=("morphable_ict",),
+        sha256="5d26895e682e72e3cfcb6f7ddcf07bbd4aaee05bf521ac06d4ac1b83c56b7c56",
+        page="https://github.com/ICT-VGL/ICT-FaceKit",
+        note="morphable model ICT-FaceKit: vertices 0..9408 of FaceXModel's meshes, offsets from the neutral one in float16",
+    ),
+    Asset(
+        name="bfm_deep3d", file="BFM_model_front.mat", url="", sha256=None, bytes=None, used_by=("morphable_bfm", "dreamtalk"),
+        page="https://github.com/sicxu/Deep3DFaceRecon_pytorch", note="morphable model BFM-2009, cut by Deep3DFaceRecon's script",
+        licence="Basel Face Model: non-commercial, per user; get 01_MorphableModel.mat under https://faces.dmi.unibas.ch",
+    ),
+    _flame("flame_model", "generic_model.pkl", "https://flame.is.tue.mpg.de", "morphable model FLAME 2020"),
+    _flame("flame_landmarks", "landmark_embedding.npy", "https://github.com/yfeng95/DECA", "landmarks on FLAME's surface, of DECA"),
+    _flame("flame_texture", "FLAME_texture.npz", "https://flame.is.tue.mpg.de", "FLAME's texture space"),
+    _flame("flame_template", "head_template.obj", "https://github.com/yfeng95/DECA", "FLAME's mesh with its map onto a texture"),
+    _flame("deca", "deca_model.tar", "https://github.com/yfeng95/DECA", "DECA's encoder: a face to FLAME's coefficients"),
     _taef2("encoder", 2701412, "30800499b2a99423843706c6aa4274da2f62a4dc542739154ea580987b1fe661", "pictures to latents"),
     _taef2("decoder", 2702534, "51b05e6203cfec61403115263101911ee3378452eb57a98b89a951e56884886b", "latents to pictures, to look"),
 )

@@ -81,6 +81,13 @@ def deep3d_alignment(
     return Deep3DAlignment(crop, aligned, np.array([width, height, scale, *shift], dtype=np.float64))
 
 
+def deep3d_transform(points: ArrayLike, height: int, width: int, face_scale: float = FACE_SCALE) -> NDArray[np.float64]:
+    """(5,) `transform_params` of `deep3d_alignment` for a picture of this height and width, without cutting it."""
+    up = _flip(_points(points, 5), height)
+    shift, scale, _, _ = _placement(up, width, height, CROP_SIZE, face_scale)
+    return np.array([width, height, scale, *shift], np.float64)
+
+
 def deep3d_matrix(
     points: ArrayLike, height: int, width: int, size: int = CROP_SIZE, face_scale: float = FACE_SCALE
 ) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
+from preprocessing.operators.face_maps import FaceMaps
 from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
@@ -33,6 +34,7 @@ from preprocessing.operators.instructions import Instructions, LabelsGiven
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
+from preprocessing.operators.morphable import MorphableFit, MorphableLayouts
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.realign import Realign
@@ -60,6 +62,8 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
     Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
     Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512",
+    MorphableFit: "morphable_learned_260",
+    MorphableLayouts: "morphable_learned_257", FaceMaps: "map_normal_learned_512",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

@@ -7,7 +7,7 @@
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
-| png | PNG, lossless | uint8 (height, width, 3) RGB, or (height, width) |
+| png | PNG, lossless: for maps whose numbers count | uint8 (height, width, 3) RGB, or (height, width) |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
@@ -31,6 +31,7 @@ from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_fram
 
 EXTENSION: dict[Codec, str] = {codec: codec for codec in get_args(Codec)}
 WAV_RATE_HZ = 16_000
+PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
 
 
 class CodecError(LikenessError):
@@ -175,11 +176,14 @@ def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
 
 def _encode_png(field: Field, value: Any) -> bytes:
     picture = _check_array(field, value)
-    return cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+    done, data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture, PNG_SETTINGS)
+    if not done:
+        raise CodecError(f"{field.name} of shape {picture.shape} can't be encoded", allowed="a picture of one pixel or more")
+    return data.tobytes()
 
 
 def _decode_png(field: Field, data: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data.startswith(b"\x89PNG") else None
     if picture is None:
         raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
     return _check_array(field, np.ascontiguousarray(picture[..., ::-1]) if picture.ndim == 3 else picture)

@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from infra.errors import LikenessError
 from infra.storage.fits import packed
-from preprocessing.fields import DUPLICATE, IDENTITY_CLUSTER, PERCEPTUAL_HASH, identity
+from preprocessing.fields import DUPLICATE, FACE_VALID, IDENTITY_CLUSTER, LANDMARKS_478, PERCEPTUAL_HASH, identity
 from preprocessing.fits import pairs
 from preprocessing.fits.catalogue import FITS, fit
 from preprocessing.fits.duplicates import Duplicates, signs
@@ -173,8 +173,10 @@ def test_products_of_signs_count_bits():
 @pytest.mark.parametrize("kind", FITS, ids=lambda kind: kind.name)
 def test_the_same_rows_give_the_same_bytes(kind: type):
     vectors, _ = people([3, 4, 5], 0.5, dims=256)
-    rows = [Sample(s.key, {FACE.name: s[FACE], PERCEPTUAL_HASH.name: np.packbits(v[:64] > 0)})
-            for s, v in zip(faces(vectors), vectors, strict=True)]  # fmt: skip
+    meshes = np.random.default_rng(0).standard_normal((len(vectors), 2, 478, 3)).astype(np.float32)
+    rows = [Sample(s.key, {FACE.name: s[FACE], PERCEPTUAL_HASH.name: np.packbits(v[:64] > 0), LANDMARKS_478.name: mesh,
+                           FACE_VALID.name: np.ones(2, bool)})
+            for s, v, mesh in zip(faces(vectors), vectors, meshes, strict=True)]  # fmt: skip
     first, second = (packed(kind()(iter(rows))) for _ in range(2))
     assert first == second
 

@@ -16,7 +16,7 @@ import pytest
 from astronaut_clips import burst_audio, fill, make_sample, swaying, write_clip
 
 from preprocessing import catalogue
-from preprocessing.fields import SYNC, Field
+from preprocessing.fields import GIVEN, SYNC, VIDEO, Field
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import Operator
 
@@ -38,6 +38,12 @@ def needs_assets(operator: Operator) -> bool:
 
 
 OPERATORS = [operator for operator in catalogue.operators() if not needs_assets(operator)]
+def makeable(operator: Operator) -> bool:
+    """Neither it nor what it reads needs files that are not here."""
+    given = {field.name for field in catalogue.ingest().writes} | {VIDEO.name, GIVEN.name}
+    reads = [field.name for field in operator.reads if field.name not in given]
+    return not operator.assets and all(makeable(catalogue.producer(name)) for name in reads)
+OPERATORS = [operator for operator in catalogue.operators() if makeable(operator)]
 
 
 def summary(value: Any) -> Any:
