@@ -61,3 +61,47 @@ def test_the_method_of_the_page_trains_and_generates(added, dataset, clips, tmp_
     likeness("generate", "facecode", f"face={tmp_path / 'me.png'}", "--out", tmp_path / "drawn.png", workspace=space)
     with Image.open(tmp_path / "drawn.png") as picture:
         assert picture.size == (64, 64)
+
+
+@pytest.fixture
+def operator_added(tmp_path, monkeypatch):
+    """The field, the operator and the catalogue's line of the page, where each says it goes."""
+    import preprocessing.fields
+    import preprocessing.operators
+    from preprocessing import catalogue
+    from preprocessing.fields import faces, vocabulary
+
+    pieces = files("adding-an-operator.md")
+    defined: dict = {"Field": faces.Field}
+    exec(pieces["preprocessing/fields/faces.py"], defined)
+    monkeypatch.setattr(preprocessing.fields, "SMILE", defined["SMILE"], raising=False)
+    monkeypatch.setattr(vocabulary, "FIELDS", (*vocabulary.FIELDS, defined["SMILE"]))
+    folder = tmp_path / "operators"
+    folder.mkdir()
+    (folder / "smile.py").write_text(pieces["preprocessing/operators/smile.py"])
+    monkeypatch.setattr(preprocessing.operators, "__path__", [*preprocessing.operators.__path__, str(folder)])
+    from preprocessing.operators.smile import Smile  # type: ignore[import-not-found]
+
+    listed = {"OPERATORS": catalogue.OPERATORS, "Smile": Smile}
+    exec(pieces["preprocessing/catalogue.py"], listed)
+    monkeypatch.setattr(catalogue, "OPERATORS", listed["OPERATORS"])
+    monkeypatch.setattr(catalogue, "_BY_FIELD", {**catalogue._BY_FIELD, "smile": Smile})
+    yield defined["SMILE"]
+    del sys.modules["preprocessing.operators.smile"]
+
+
+def test_the_operator_of_the_page_makes_a_column(operator_added, dataset):
+    from infra.storage import open_dataset
+    from preprocessing.codecs import decode
+
+    def smiles() -> list:
+        made = open_dataset(dataset)
+        return [decode(operator_added, made.read(row, "smile")) for row in made.rows()]
+
+    likeness("data", "add", dataset, "--field", "smile", "--runner", "serial")
+    plain = smiles()
+    assert all(0.3 < float(values.mean()) < 1.5 for values in plain)
+    planned = likeness("data", "plan", dataset, "--set", "smile.window=5").stdout
+    assert "smile" in planned
+    likeness("data", "add", dataset, "--field", "smile", "--set", "smile.window=5", "--runner", "serial")
+    assert all(smooth.std() < rough.std() for smooth, rough in zip(smiles(), plain, strict=True))
