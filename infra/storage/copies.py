@@ -142,10 +142,11 @@ def make_room(size: int) -> None:
     """
     global _unseen
     with _looking:
-        if size <= _unseen:
-            _unseen -= size
+        slack = cache_bytes() // 50
+        if size <= min(_unseen, slack):
+            _unseen = min(_unseen, slack) - size
             return
-        _unseen = max(0, min(_make_room(size), cache_bytes() // 50))
+        _unseen = max(0, min(_make_room(size), slack))
 
 
 def _make_room(size: int) -> int:
