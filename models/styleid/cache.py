@@ -59,4 +59,4 @@ def read_trace(file: Path, device: torch.device | str = "cpu") -> Trace:
             elif len(words) == 3:
                 parts.setdefault((words[0], int(words[1])), {})[words[2]] = stored.get_tensor(name)
         end = stored.get_tensor("end")
-    return Trace(end, seen, {key: Recorded(**found) for key, found in parts.items()})
+    return Trace(end, seen, {key: Recorded(**found) for key, found in parts.items()})  # type: ignore[arg-type]

@@ -140,9 +140,11 @@ class StyleInjection:
             there = {id(trace): self._features(trace, "content", time) for trace in contents}
             given = {id(trace): self._features(trace, "style", time) for trace in styles}
             for layer in self.layers:
-                query = torch.cat([there[id(trace)][layer, time].query for trace in contents])
-                key = torch.cat([given[id(trace)][layer, time].key for trace in styles])
-                value = torch.cat([given[id(trace)][layer, time].value for trace in styles])
+                asked = [there[id(trace)][layer, time] for trace in contents]
+                looked_at = [given[id(trace)][layer, time] for trace in styles]
+                query = torch.cat([found.query for found in asked])  # type: ignore[misc]
+                key = torch.cat([found.key for found in looked_at])  # type: ignore[misc]
+                value = torch.cat([found.value for found in looked_at])  # type: ignore[misc]
                 at[layer, time] = Edit(query, key, value, query_mix=gamma, temperature=temperature)
             with attention_hooks(self.unet, hooks) as session:
                 session.key = time

@@ -95,13 +95,14 @@ def make(
     autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; else 17 CPU minutes in all.")] = None,
     unet_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     judged: Annotated[int | None, typer.Option(min=1, help="Held-out pictures that the numbers are taken over.")] = None,
+    pool: Annotated[int | None, typer.Option(min=1, help="Squares around faces that the UNet learns from.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a tiny base model on pictures of faces, so that methods can be tried over it where no published one is at hand."""
     from models.diffusion.tiny_training import TinyTraining
     from pipelines.tiny_base import make as make_base
 
-    given = {"autoencoder_steps": autoencoder_steps, "unet_steps": unet_steps, "judged": judged}
+    given = {"autoencoder_steps": autoencoder_steps, "unet_steps": unet_steps, "judged": judged, "pool": pool}
     settings = TinyTraining(**{key: value for key, value in given.items() if value is not None})
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} / {task.total}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:

@@ -138,10 +138,10 @@ def open_sources(stage: Stage, data: Sequence[str]) -> dict[str, tuple[str, str]
     return {source: (str(as_path(named[source]).absolute()), dataset.digest) for source, dataset in opened.items()}
 
 
-def _check_cache(stage: type[Stage], opened: Mapping[str, Dataset]) -> None:
+def _check_cache(stage: Stage, opened: Mapping[str, Dataset]) -> None:
     """Say when the columns to be read from object storage are larger than the cache that should hold them."""
     wanted = {(dataset.digest, dataset.fields[option.name].column): dataset for name, dataset in opened.items()
-              if is_object(dataset.root) for field in stage.sources[name].fields
+              if is_object(dataset.root) for field in stage.reads()[name].fields
               for option in (field.options if isinstance(field, AnyOf) else (field,)) if option.name in dataset.fields}  # fmt: skip
     size = sum(shard.bytes for (_, column), dataset in wanted.items() for shard in dataset.manifest.columns[column].shards)
     if size > cache_bytes():

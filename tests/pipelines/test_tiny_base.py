@@ -14,7 +14,7 @@ from pipelines.tiny_base import RECORD, faces_of
 
 
 def test_it_is_made_used_and_the_same_again(portraits, tmp_path):
-    few = ("--autoencoder-steps", "3", "--unet-steps", "2", "--judged", "4")
+    few = ("--autoencoder-steps", "3", "--unet-steps", "2", "--judged", "4", "--pool", "32")
     record = json.loads(likeness("assets", "make", "trained-tiny-sd15", "--data", portraits, *few, "--json").stdout)
     assert record["faces"] == 6
     assert record["held_out_faces"] == 4
@@ -27,7 +27,7 @@ def test_it_is_made_used_and_the_same_again(portraits, tmp_path):
     )
     torch.set_num_threads(1)
     faces = faces_of(str(portraits))
-    numbers = train_tiny("sd15", tmp_path / "again", faces["train"], faces["val"], TinyTraining(3, 2, judged=4))
+    numbers = train_tiny("sd15", tmp_path / "again", faces["train"], faces["val"], TinyTraining(3, 2, judged=4, pool=32))
     assert numbers == pytest.approx(record["measured"], rel=1e-6)
     part = "unet/diffusion_pytorch_model.safetensors"
     assert (folder / part).read_bytes() == (tmp_path / "again" / part).read_bytes()
