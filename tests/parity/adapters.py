@@ -120,4 +120,5 @@ def _syncnet(description: dict) -> dict[str, np.ndarray]:
 
 
 import adapters_conditioning  # noqa: E402, F401  (registers its own; it needs `adapter` above)
+import adapters_perception  # noqa: E402, F401
 import adapters_sampling  # noqa: E402, F401
