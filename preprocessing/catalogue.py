@@ -20,15 +20,20 @@ from preprocessing.operators.duplicates import Duplicate
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
+from preprocessing.operators.face_parsing import FaceParsing
+from preprocessing.operators.face_parts import FaceFeatures, PartMasks
 from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
 from preprocessing.operators.ingest import Ingest
+from preprocessing.operators.insightface_landmarks import Landmarks3D68, Landmarks106
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
+from preprocessing.operators.naturalness import Naturalness
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
+from preprocessing.operators.scene_cuts import SceneCuts
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
@@ -38,12 +43,14 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
+    Landmarks106, Landmarks3D68, SceneCuts, Naturalness,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
     FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+    FaceParsing: "parsing_ffhq_512", PartMasks: "part_masks_image_512", FaceFeatures: "face_features_336",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

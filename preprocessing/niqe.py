@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d
 from scipy.ndimage import correlate as filtered
+from scipy.ndimage import correlate1d
 from scipy.special import gamma
 
 from infra.errors import LikenessError

@@ -4,6 +4,17 @@ Imports nothing else of the project, so that contracts can name fields without p
 """
 
 from preprocessing.fields.contract import NAME, SOURCE_PX, AnyOf, Codec, Family, Field, Rate
+from preprocessing.fields.face_parts import (
+    FACE_CLASSES,
+    FACE_LABELS,
+    FACE_PARTS,
+    HAIR_CLASSES,
+    UNKNOWN_LABEL,
+    face_features,
+    face_parsing,
+    image_parsing,
+    part_masks,
+)
 from preprocessing.fields.faces import (
     FACE_BOX,
     FACE_DETECTIONS,
@@ -12,8 +23,10 @@ from preprocessing.fields.faces import (
     HEAD_POSE,
     IDENTITY_CLUSTER,
     IDENTITY_DIMS,
+    LANDMARKS_3D_68,
     LANDMARKS_5,
     LANDMARKS_68,
+    LANDMARKS_106,
     LANDMARKS_478,
     TUBE_BOX,
     CropKind,
@@ -25,6 +38,7 @@ from preprocessing.fields.faces import (
 )
 from preprocessing.fields.latents import Encoder, latent
 from preprocessing.fields.pictures import DUPLICATE, MEASURES, PERCEPTUAL_HASH, PICTURE_MEASURES, image
+from preprocessing.fields.quality import FACE_COVER, NATURALNESS, NEAR_DUPLICATE, SCENE_CUTS, SHOT_MEASURES
 from preprocessing.fields.sound import MEL80, SOUND_MEASURES, SYNC, VOICED
 from preprocessing.fields.source import AUDIO, GIVEN, KEY_FRAME, SOURCE, TIMELINE, VIDEO
 from preprocessing.fields.text import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, TEXT_DIMS, TEXT_POOLED_SDXL, text_embedding
@@ -37,24 +51,35 @@ __all__ = [
     "CAPTION_LLAVA",
     "DUPLICATE",
     "FACE_BOX",
+    "FACE_CLASSES",
+    "FACE_COVER",
     "FACE_DETECTIONS",
+    "FACE_LABELS",
+    "FACE_PARTS",
     "FACE_TRACK",
     "FACE_VALID",
     "FAMILIES",
     "FIELDS",
     "GIVEN",
+    "HAIR_CLASSES",
     "HEAD_POSE",
     "IDENTITY_CLUSTER",
     "IDENTITY_DIMS",
     "KEY_FRAME",
+    "LANDMARKS_3D_68",
     "LANDMARKS_5",
     "LANDMARKS_68",
+    "LANDMARKS_106",
     "LANDMARKS_478",
     "MEASURES",
     "MEL80",
     "NAME",
+    "NATURALNESS",
+    "NEAR_DUPLICATE",
     "PERCEPTUAL_HASH",
     "PICTURE_MEASURES",
+    "SCENE_CUTS",
+    "SHOT_MEASURES",
     "SOUND_MEASURES",
     "SOURCE",
     "SOURCE_PX",
@@ -64,6 +89,7 @@ __all__ = [
     "THEMES",
     "TIMELINE",
     "TUBE_BOX",
+    "UNKNOWN_LABEL",
     "VIDEO",
     "VOICED",
     "AnyOf",
@@ -78,10 +104,14 @@ __all__ = [
     "alignment",
     "by_name",
     "face_crop",
+    "face_features",
+    "face_parsing",
     "identity",
     "image",
+    "image_parsing",
     "known_names",
     "latent",
     "markdown",
+    "part_masks",
     "text_embedding",
 ]
