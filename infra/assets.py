@@ -113,7 +113,8 @@ ASSETS: tuple[Asset, ...] = (
     ),
     _insightface(
         "landmarks_3d_68", "1k3d68.onnx", "buffalo_l (antelopev2's is the same file)",
-        "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc", 143607619, ("landmarks_3d_68",), "68 face points in space",
+        "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc", 143607619, ("landmarks_3d_68",),
+        "68 face points in space",
     ),
     Asset(
         name="bisenet", file="parsing_bisenet.pth", bytes=53289463, used_by=("face_parsing",),
@@ -122,6 +123,12 @@ ASSETS: tuple[Asset, ...] = (
         page="https://github.com/zllrunning/face-parsing.PyTorch",
         licence="MIT; trained on CelebAMask-HQ, whose pictures are for non-commercial research",
         note="face parser BiSeNet, 19 classes; the same file as 79999_iter.pth",
+    ),
+    Asset(
+        name="openseeface", file="openseeface_lm_model0.onnx", bytes=1902521, licence="BSD-2-Clause", used_by=("face_cover",),
+        sha256="43c9c58f03701cc15b8423c49b78af348a6397334d348887e0fda59013275c29",
+        url="https://raw.githubusercontent.com/emilianavt/OpenSeeFace/master/models/lm_model0_opt.onnx",
+        page="https://github.com/emilianavt/OpenSeeFace", note="66 face points with a confidence each",
     ),
     Asset(
         name="niqe_pristine", file="niqe_pris_params.npz", bytes=11850, licence="Apache-2.0", used_by=("naturalness",),

@@ -17,6 +17,7 @@ from preprocessing.operators.aligned_faces import AlignedFaces
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.duplicates import Duplicate
+from preprocessing.operators.face_cover import FaceCover
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
@@ -43,7 +44,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
-    Landmarks106, Landmarks3D68, SceneCuts, Naturalness,
+    Landmarks106, Landmarks3D68, SceneCuts, Naturalness, FaceCover,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {

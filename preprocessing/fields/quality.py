@@ -11,8 +11,8 @@ NATURALNESS = Field(
 )
 FACE_COVER = Field(
     "face_cover", "json", "object", (), "clip",
-    "how much of the main face is not seen, as shares of its oval, medians over sampled frames: covered, covered_upper, covered_lower, "
-    "outside, and the frames looked at",
+    "how well the main face is seen, medians over sampled frames: eyes, nose, mouth (1 is free), least (the lowest of the three in "
+    "any frame), outside (share of the face outside the picture), and the frames looked at",
 )
 SCENE_CUTS = Field(
     "scene_cuts", "npy", "int64", ("cuts",), "clip", "frames at which another shot begins, in order; the first frame of the clip is none",
