@@ -32,6 +32,7 @@ from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.naturalness import Naturalness
+from preprocessing.operators.near_duplicates import NearDuplicate
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.scene_cuts import SceneCuts
@@ -44,7 +45,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
-    Landmarks106, Landmarks3D68, SceneCuts, Naturalness, FaceCover,
+    Landmarks106, Landmarks3D68, SceneCuts, Naturalness, FaceCover, NearDuplicate,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {

@@ -10,8 +10,9 @@ from infra.settings import apply_overrides
 from preprocessing.fits.contract import Fit
 from preprocessing.fits.duplicates import Duplicates
 from preprocessing.fits.identity_clusters import IdentityClusters
+from preprocessing.fits.near_duplicates import NearDuplicates
 
-FITS: tuple[type[Fit], ...] = (IdentityClusters, Duplicates)
+FITS: tuple[type[Fit], ...] = (IdentityClusters, Duplicates, NearDuplicates)
 
 
 def fit(name: str, settings: Sequence[str] = ()) -> Fit:
