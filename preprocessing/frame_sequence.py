@@ -191,7 +191,10 @@ class FrameSequence:
         return self.take(range(place, place + 1))[0]
 
     def take(self, places: Iterable[int]) -> np.ndarray:
-        """(n, height, width, 3), or (n, height, width): the frames at these places, in this order, read in one piece from the first to the last."""
+        """The frames at these places, in this order, read in one piece from the first to the last.
+
+        Shapes as `__getitem__`: (n, height, width, 3), or (n, height, width).
+        """
         wanted = list(places)
         out = np.zeros((len(wanted), *self.shape[1:]), np.uint8)
         if not wanted:

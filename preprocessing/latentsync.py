@@ -71,10 +71,10 @@ def align(points: ArrayLike, size_px: int, offset: Matrix | None = None) -> tupl
 
 
 def crop(picture: NDArray[np.uint8], m: ArrayLike, size_px: int) -> NDArray[np.uint8]:
-    """(size_px, size_px, 3) uint8: bilinear onto the canvas, grey where the picture ends, then stretched (Lanczos) to the square."""
+    """(size_px, size_px, 3) uint8: bilinear onto the canvas, grey where the picture ends, stretched (Lanczos) to the square."""
     width, height = canvas_px(size_px)
     to_canvas = np.asarray(m, np.float64) * np.array([[width / size_px], [height / size_px]])
-    canvas = cv2.warpAffine(picture, _whole(to_canvas), (width, height), flags=cv2.INTER_LINEAR, borderValue=(GREY,) * 3)
+    canvas = cv2.warpAffine(picture, _whole(to_canvas), (width, height), borderValue=(GREY,) * 3)
     return np.asarray(cv2.resize(canvas, (size_px, size_px), interpolation=cv2.INTER_LANCZOS4), np.uint8)
 
 
@@ -85,7 +85,8 @@ def paste_mask(m: ArrayLike, size_px: int, height_width: tuple[int, int]) -> NDA
     """
     height, width = height_width
     whole = np.ones((size_px, size_px), np.float32)
-    inside = cv2.warpAffine(whole, _whole(np.asarray(m, np.float64)), (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    inside = cv2.warpAffine(whole, _whole(np.asarray(m, np.float64)), (width, height), flags=back)
     inside = cv2.erode(inside, np.ones((2, 2), np.uint8))
     edge = int(np.sqrt(float(inside.sum()))) // EDGE_SHARE
     if edge == 0:

@@ -69,7 +69,8 @@ def niqe(picture: np.ndarray, pristine: Pristine) -> float:
     """
     rows, columns = (side // BLOCK_PX for side in picture.shape[:2])
     if rows * columns < 2:
-        raise LikenessError(f"NIQE of a picture of {picture.shape[1]} x {picture.shape[0]} px", allowed=f"two whole blocks of {BLOCK_PX} px")
+        what = f"NIQE of a picture of {picture.shape[1]} x {picture.shape[0]} px"
+        raise LikenessError(what, allowed=f"two whole blocks of {BLOCK_PX} px")
     grey = luma(picture[: rows * BLOCK_PX, : columns * BLOCK_PX])
     found = [block_features(normalised(grey, pristine.window), BLOCK_PX)]
     found.append(block_features(normalised(halved(grey), pristine.window), BLOCK_PX // 2))
@@ -105,7 +106,7 @@ def halved(grey: np.ndarray) -> NDArray[np.float32]:
 
 
 def block_features(picture: Floats, side: int) -> Floats:
-    """(blocks, 18): shape and width of the pixels' distribution, and shape, mean and both widths of the four neighbours' products."""
+    """(blocks, 18): shape and width of the pixels' distribution; shape, mean and both widths of the four neighbours' products."""
     rows, columns = picture.shape[0] // side, picture.shape[1] // side
     blocks = picture.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
     shape, left, right = asymmetric_gaussian(blocks)

@@ -1,8 +1,8 @@
 """Face parsers behind one interface: a picture and the face mesh in it, a label for every pixel out (see `fields.FACE_LABELS`).
 
-| backend | by | asset | tells |
+| backend | by | asset | tells apart |
 |---|---|---|---|
-| coarse | the mesh's outlines, MediaPipe's selfie segmentation | none, in mediapipe's wheel | skin, brows, eyes, nose, lips, mouth; the rest of the person is UNKNOWN_LABEL |
+| coarse | the mesh's outlines over MediaPipe's selfie segmentation | none | background, skin, brows, eyes, nose, lips, mouth |
 | bisenet | BiSeNet (see `models.perception.bisenet`) | bisenet | all 19 classes |
 """
 
@@ -47,7 +47,7 @@ class Parser(Protocol):
     """Keeps nothing from one picture to the next."""
 
     def __call__(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 labels of an (H, W, 3) uint8 RGB picture, for the face with this (478, 2 or more) mesh, px of the picture."""
+        """(H, W) uint8 labels of an (H, W, 3) uint8 RGB picture, for the face with this (478, 2) mesh, px of the picture."""
 
 
 def open_parser(backend: ParserBackend, path: str | os.PathLike | None = None) -> Parser:
@@ -71,7 +71,7 @@ class Coarse:
     """
 
     def __init__(self) -> None:
-        from preprocessing.operators.mediapipe_graphs import SelfieSegmentation, mesh_triangles
+        from preprocessing.operators.mediapipe_parts import SelfieSegmentation, mesh_triangles
 
         self._person = SelfieSegmentation()
         self._triangles = mesh_triangles()
@@ -112,7 +112,7 @@ def stretched(picture: np.ndarray, side_px: int) -> np.ndarray:
 
 
 def fill(labels: np.ndarray, outline: np.ndarray, label: int) -> None:
-    """Give a label to the pixels inside an outline, (n, 2) px counted from the corner; what lies outside the picture is left out."""
+    """Give a label to the pixels inside an outline and under it: (n, 2) px counted from the corner, which may leave the picture."""
     # OpenCV counts pixel centres at whole numbers, and overflows far outside the picture.
     points = np.clip(np.asarray(outline, np.float64) - 0.5, -1e5, 1e5)
     fixed = np.rint(points * (1 << SUBPIXEL_BITS)).astype(np.int32)

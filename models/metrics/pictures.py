@@ -71,7 +71,8 @@ def ssim(a: Tensor, b: Tensor, channel: Channel = "rgb", border: int = 0) -> Ten
 
 def _compared(a: Tensor, b: Tensor, channel: Channel, border: int, least_px: int) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3:
-        raise LikenessError(f"pictures of {tuple(a.shape)} and {tuple(b.shape)} to compare", allowed="two (B, 3, H, W) of one shape")
+        what = f"pictures of {tuple(a.shape)} and {tuple(b.shape)} to compare"
+        raise LikenessError(what, allowed="two (B, 3, H, W) of one shape")
     inner = min(a.shape[2:]) - 2 * border
     if border < 0 or inner < least_px:
         what = f"a border of {border} px leaves {inner} px of {tuple(a.shape[2:])}"

@@ -158,8 +158,9 @@ class Replay:
             files.append(str(path))
             if fields[name].codec in ("mjpeg", "mpng") and len(frames := decode(fields[name], data)):
                 path = path.with_suffix(".mp4")
-                pictures = (f if f.ndim == 3 else np.repeat(f[..., None], 3, 2) for f in map(frames.__getitem__, range(len(frames))))
-                write_video(path, pictures, Fraction(str(self.row.source.get("fps", "25/1"))))
+                every = (frames[i] for i in range(len(frames)))
+                colour = (f if f.ndim == 3 else np.repeat(f[..., None], 3, 2) for f in every)
+                write_video(path, colour, Fraction(str(self.row.source.get("fps", "25/1"))))
                 files.append(str(path))
         return files
 

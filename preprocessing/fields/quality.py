@@ -15,7 +15,8 @@ FACE_COVER = Field(
     "any frame), outside (share of the face outside the picture), and the frames looked at",
 )
 SCENE_CUTS = Field(
-    "scene_cuts", "npy", "int64", ("cuts",), "clip", "frames at which another shot begins, in order; the first frame of the clip is none",
+    "scene_cuts", "npy", "int64", ("cuts",), "clip",
+    "frames at which another shot begins, in order; the first frame of the clip is none",
 )
 SHOT_MEASURES = Field(
     "shot_measures", "json", "object", (), "clip",

@@ -21,9 +21,9 @@ MIN_COSINE = 0.9
 class NearDuplicates(Fit):
     """Groups of rows whose embeddings have a cosine of `min_cosine` or more, by single linkage: copies of copies are one group.
 
-    Any stored vector will do: an identity embedding finds copies of one photo of a face, whatever surrounds it; an embedding of whole
-    pictures finds copies of pictures. Rows without a face (zeros) are left out. Every other row belongs to a group, if alone; its
-    first row is the one with the smallest key. Arrays: `vectors` (n, d) float32 of unit length, in the order of the keys; `groups`
+    Any stored vector will do: an identity embedding finds copies of one photo of a face, whatever surrounds it; an embedding of
+    whole pictures finds copies of pictures. Rows without a face (zeros) are left out. Every other row belongs to a group, if alone;
+    its first row is the one with the smallest key. Arrays: `vectors` (n, d) float32 of unit length, in the order of the keys; `groups`
     (n,) int64; by group `first_keys` (g,) uint64 (`key_digest`), `firsts` (g,) int64 places among the vectors, and `counts` (g,)
     int64; `min_cosine`; `field`.
     """
@@ -72,6 +72,7 @@ def vector_field(name: str) -> Field:
         LikenessError: there is none, or it does not hold one vector per row.
     """
     field = by_name(name)
-    if field is None or field.codec != "npy" or field.rate != "clip" or len(field.shape) != 1 or not isinstance(field.shape[0], int):
+    vector = field is not None and (field.codec, field.rate, len(field.shape)) == ("npy", "clip", 1)
+    if field is None or not vector or not isinstance(field.shape[0], int):
         raise LikenessError(f"near_duplicates.field={name}", allowed="a field of one vector per row, such as identity_mobileface")
     return field

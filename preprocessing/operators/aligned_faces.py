@@ -23,9 +23,9 @@ class AlignedFaces(FamilyOperator):
     """Each valid frame aligned by `preprocessing.templates`: `face_TEMPLATE_SIZE` and its matrices `align_TEMPLATE_SIZE`.
 
     Black outside the picture; no picture and zeros where the frame is not valid. Frames are aligned each by itself: nothing is
-    smoothed. `latentsync` alone is grey outside and smoothed a little over the valid frames (see `preprocessing.latentsync`), both as
-    published. The points come from the face mesh. `arcface` is cut as insightface cuts it (`cv2.warpAffine`, bilinear); `deep3d` by
-    Deep3DFaceRecon's own steps (see `preprocessing.alignment`); the others are antialiased where they shrink to half or less.
+    smoothed. `latentsync` alone is grey outside and smoothed a little over the valid frames (see `preprocessing.latentsync`), both
+    as published. The points come from the face mesh. `arcface` is cut as insightface cuts it (`cv2.warpAffine`, bilinear); `deep3d`
+    by Deep3DFaceRecon's own steps (see `preprocessing.alignment`); the others are antialiased where they shrink to half or less.
     """
 
     name = "aligned_faces"

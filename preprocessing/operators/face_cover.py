@@ -42,8 +42,9 @@ class FaceCover(Operator):
     """FACE_COVER over up to `samples` valid frames, spread evenly.
 
     - eyes (with the brows), nose, mouth: how well each is seen, medians; least: the lowest of the three in any frame.
-      Backend `openseeface`: mean confidence of its landmarks there, about 0.75 to 1 where nothing is in front (a landmark network is
-      unsure of what it does not see). Backend `bisenet`: share of the part's region that the parser takes for face; glasses are face.
+      Backend `openseeface`: mean confidence of its landmarks there, about 0.75 to 1 where nothing is in front (a landmark network
+      is unsure of what it does not see). Backend `bisenet`: share of the part's region that the parser takes for face; glasses are
+      face.
     - outside: share of the mesh's oval that lies outside the picture, median.
     - frames: how many were looked at. Of none, all numbers are 0.
 

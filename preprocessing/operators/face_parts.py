@@ -71,7 +71,7 @@ class PartMasks(_OfSize):
 
 
 class FaceFeatures(_OfSize):
-    """`face_features_SIZE`: PuLID's input of its picture encoder (336 px), from the face aligned to ffhq5 at 512 px and its parsing.
+    """`face_features_SIZE`: what PuLID's picture encoder is given (336 px), from the face aligned to ffhq5 at 512 px and parsed.
 
     Shrunk by Pillow's antialiased bicubic. Hair stays in where the parser tells it (backend `bisenet`); the coarse parser does not,
     and what it calls unknown is white.

@@ -39,7 +39,7 @@ class FaceDetector:
     """
 
     def __init__(self, min_score: float) -> None:
-        with _quiet():
+        with quiet():
             from mediapipe.python.solutions.face_detection import FaceDetection
 
             # Its setting `min_detection_confidence` changes nothing in this release: the threshold is 0.5.
@@ -69,7 +69,7 @@ class FaceMesh:
 
     def __init__(self, passes: int) -> None:
         self._passes = passes
-        with _quiet():
+        with quiet():
             from google.protobuf import text_format
             from mediapipe.framework import calculator_pb2
             from mediapipe.framework.formats import rect_pb2
@@ -109,38 +109,8 @@ class FaceMesh:
         return (points * (width, height, width)).astype(np.float32)
 
 
-class SelfieSegmentation:
-    """Which pixels belong to people, by the general model (256 px squared); made for one person near the camera."""
-
-    def __init__(self) -> None:
-        with _quiet():
-            from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation as Solution
-
-            self._graph = Solution(model_selection=0)
-            self(np.zeros((64, 64, 3), np.uint8))
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """(H, W) float32, the share of each pixel that belongs to somebody.
-
-        Args:
-            picture: (H, W, 3) uint8 RGB; when it is read-only it is not copied.
-        """
-        return np.asarray(self._graph.process(picture).segmentation_mask)
-
-
-def mesh_triangles() -> np.ndarray:
-    """(n, 3) int64 vertices of the mesh's triangles, in order: three vertices that are all neighbours. Eyes and mouth are holes."""
-    from mediapipe.python.solutions.face_mesh_connections import FACEMESH_TESSELATION
-
-    near: dict[int, set[int]] = {}
-    for a, b in FACEMESH_TESSELATION:
-        near.setdefault(a, set()).add(b)
-        near.setdefault(b, set()).add(a)
-    return np.array(sorted((a, b, c) for a in near for b in near[a] for c in near[a] & near[b] if a < b < c), np.int64)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Send what C++ libraries print while they start to nowhere; errors still arrive as exceptions."""
     sys.stderr.flush()
     nowhere, kept = os.open(os.devnull, os.O_WRONLY), os.dup(2)

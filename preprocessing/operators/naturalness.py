@@ -15,14 +15,16 @@ from preprocessing.operators.face_crops import clipped
 from preprocessing.operators.picture_measures import sampled
 
 DIGITS = 4
+MOST_PX = 10 * BLOCK_PX  # more pixels cost time and change little
 
 
 class Naturalness(Operator):
     """NATURALNESS: NIQE (see `preprocessing.niqe`), medians over up to `samples` frames spread evenly.
 
-    - niqe: of the whole frame at its own size: noise, JPEG blocks and blur raise it, enlargement too.
-    - niqe_face: of the face's box, where that holds 2 x 2 blocks of 96 px or more.
-    - frames, face_frames: how many were looked at. Of none (too small, or flat), the number is 0: select with `frames > 0` beside it.
+    - niqe: of the frame at its own size, of large ones the middle (up to 960 px a side): noise, JPEG blocks and blur raise it,
+      enlargement too.
+    - niqe_face: likewise of the face's box, where that holds 2 x 2 blocks of 96 px or more.
+    - frames, face_frames: how many were looked at. Of none (too small, or flat), the number is 0: select with `frames > 0` too.
     """
 
     name = "naturalness"
@@ -68,6 +70,12 @@ class Naturalness(Operator):
 
     def _add(self, found: list[float], picture: np.ndarray) -> None:
         try:
-            found.append(niqe(picture, self._pristine))
+            found.append(niqe(middle(picture), self._pristine))
         except LikenessError:  # too small, or flat
             return
+
+
+def middle(picture: np.ndarray) -> np.ndarray:
+    """The central part of a picture, up to MOST_PX a side."""
+    top, left = (max(0, side - MOST_PX) // 2 for side in picture.shape[:2])
+    return picture[top : top + MOST_PX, left : left + MOST_PX]

@@ -56,7 +56,8 @@ class NearDuplicate(Operator):
             self.fitted = dict(fitted)
         if str(self.fitted["field"]) != self.params.field:
             what = f"the fit {NearDuplicates.name} was made from {self.fitted['field']}"
-            raise LikenessError(what, allowed=self.params.field, fix=f"set near_duplicate.field={self.fitted['field']}, or fit again")
+            fix = f"set near_duplicate.field={self.fitted['field']}, or fit again"
+            raise LikenessError(what, allowed=self.params.field, fix=fix)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         found = unit(sample[self.reads[0]][None])

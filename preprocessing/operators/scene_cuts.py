@@ -21,8 +21,9 @@ class SceneCuts(Operator):
 
     The change is the mean over pixels (at a shorter side of 64 px) and over hue, saturation and value of the absolute difference,
     each in 0..255, as PySceneDetect's content detector measures it (hue in half degrees). A frame begins a shot where its change is
-    at least `least_change` and at least `ratio` times the mean change of the `window` frames on either side (its adaptive detector),
-    and no shot becomes shorter than `shortest_s`. So pans, zooms and shaking are no cuts. Fades and dissolves are not found.
+    at least `least_change` and at least `ratio` times the mean change of the `window` frames on either side (its adaptive
+    detector), and no shot becomes shorter than `shortest_s`. So pans, zooms and shaking are no cuts. Fades and dissolves are not
+    found.
     """
 
     name = "scene_cuts"
