@@ -116,4 +116,4 @@ def fill(labels: np.ndarray, outline: np.ndarray, label: int) -> None:
     # OpenCV counts pixel centres at whole numbers, and overflows far outside the picture.
     points = np.clip(np.asarray(outline, np.float64) - 0.5, -1e5, 1e5)
     fixed = np.rint(points * (1 << SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(labels, [fixed], label, lineType=cv2.LINE_8, shift=SUBPIXEL_BITS)
+    cv2.fillPoly(labels, [fixed], (label,), lineType=cv2.LINE_8, shift=SUBPIXEL_BITS)

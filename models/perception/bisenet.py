@@ -59,8 +59,10 @@ class ResNet18(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        for number, (cin, cout) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512)), 1):
-            setattr(self, f"layer{number}", nn.Sequential(Residual(cin, cout, 1 if number == 1 else 2), Residual(cout, cout, 1)))
+        self.layer1 = nn.Sequential(Residual(64, 64, 1), Residual(64, 64, 1))
+        self.layer2 = nn.Sequential(Residual(64, 128, 2), Residual(128, 128, 1))
+        self.layer3 = nn.Sequential(Residual(128, 256, 2), Residual(256, 256, 1))
+        self.layer4 = nn.Sequential(Residual(256, 512, 2), Residual(512, 512, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.layer1(self.maxpool(F.relu(self.bn1(self.conv1(x)))))

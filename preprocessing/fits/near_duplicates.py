@@ -15,6 +15,8 @@ from preprocessing.fits.duplicates import key_digest
 from preprocessing.fits.pairs import linked, unit
 from preprocessing.operator import OperatorParams, Sample
 
+# On 52 portraits by `identity_mobileface`: copies saved as JPEG of quality 30, halved, mirrored, cropped to the head, brightened or in
+# grey have 0.9 or more in 92 to 100 % of cases; different photos of one person up to 0.89.
 MIN_COSINE = 0.9
 
 
@@ -22,17 +24,18 @@ class NearDuplicates(Fit):
     """Groups of rows whose embeddings have a cosine of `min_cosine` or more, by single linkage: copies of copies are one group.
 
     Any stored vector will do: an identity embedding finds copies of one photo of a face, whatever surrounds it; an embedding of
-    whole pictures finds copies of pictures. Rows without a face (zeros) are left out. Every other row belongs to a group, if alone;
-    its first row is the one with the smallest key. Arrays: `vectors` (n, d) float32 of unit length, in the order of the keys; `groups`
-    (n,) int64; by group `first_keys` (g,) uint64 (`key_digest`), `firsts` (g,) int64 places among the vectors, and `counts` (g,)
-    int64; `min_cosine`; `field`.
+    whole pictures finds copies of pictures. Rows without a face (zeros) are left out. Every other row belongs to a group, if
+    alone; its first row is the one with the smallest key.
+
+    Arrays: `vectors` (n, d) float32 of unit length, in the order of the keys; `groups` (n,) int64; by group `first_keys` (g,)
+    uint64 (`key_digest`), `firsts` (g,) int64 places among the vectors, and `counts` (g,) int64; `min_cosine`; `field`.
     """
 
     name = "near_duplicates"
     version = 1
 
     class Params(OperatorParams):
-        """`field`: the embedding's name; see the documentation of selecting for how `min_cosine` was chosen."""
+        """`field`: the embedding's name; see `MIN_COSINE`."""
 
         field: str = "identity_mobileface"
         min_cosine: float = Setting(MIN_COSINE, gt=0, lt=1)

@@ -66,7 +66,7 @@ class PartMasks(_OfSize):
         labels = sample[self.reads[0]]
         bits = np.zeros(labels.shape, np.uint8)
         for number, classes in enumerate(FACE_PARTS.values()):
-            bits |= part_mask(labels, classes).astype(np.uint8) << number
+            bits |= part_mask(labels, classes) * np.uint8(1 << number)
         return {self.writes[0]: bits}
 
 
@@ -105,7 +105,7 @@ def part_mask(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
         seen = (labels == label).astype(np.uint8)
         if seen.any():
             outlines, _ = cv2.findContours(seen, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-            cv2.drawContours(seen, outlines, -1, 1, cv2.FILLED)
+            cv2.drawContours(seen, outlines, -1, (1,), cv2.FILLED)
             return seen.astype(bool)
     return np.zeros(labels.shape, bool)
 
