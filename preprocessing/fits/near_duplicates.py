@@ -15,8 +15,8 @@ from preprocessing.fits.duplicates import key_digest
 from preprocessing.fits.pairs import linked, unit
 from preprocessing.operator import OperatorParams, Sample
 
-# On 52 portraits by `identity_mobileface`: copies saved as JPEG of quality 30, halved, mirrored, cropped to the head, brightened or in
-# grey have 0.9 or more in 92 to 100 % of cases; different photos of one person up to 0.89.
+# On 52 portraits by `identity_mobileface`: copies saved as JPEG of quality 30, halved, mirrored, cropped to the head, brightened or
+# made grey have 0.9 or more in 92 to 100 % of cases; different photos of one person up to 0.89.
 MIN_COSINE = 0.9
 
 

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from infra.errors import LikenessError
 from preprocessing import templates
 from preprocessing.fields import FACE_CLASSES, FACE_COVER, FACE_VALID, LANDMARKS_5, LANDMARKS_478, VIDEO, Field
-from preprocessing.operator import Operator, OperatorParams, Sample
+from preprocessing.operator import Operator, OperatorParams, Resources, Sample
 from preprocessing.operators.identity import spread
 from preprocessing.parsers import (
     FACE_OVAL,
@@ -55,8 +55,16 @@ class FaceCover(Operator):
     version = 1
 
     class Params(OperatorParams):
+        """`gpus`: the fraction of a GPU that a worker of `bisenet` takes, where there are GPUs."""
+
         backend: Backend = "openseeface"
+        gpus: float = Setting(0.25, ge=0, exclude=True)
         samples: int = Setting(8, ge=1)
+
+    def __init__(self, params: OperatorParams | None = None) -> None:
+        super().__init__(params)
+        if self.params.backend == "bisenet":
+            self.resources = Resources(gpus=self.params.gpus)
 
     @property
     def assets(self) -> tuple[str, ...]:

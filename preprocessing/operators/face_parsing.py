@@ -24,7 +24,7 @@ from preprocessing.fields import (
     image_parsing,
 )
 from preprocessing.frame_sequence import FrameSequence
-from preprocessing.operator import FamilyOperator, OperatorParams, Sample
+from preprocessing.operator import FamilyOperator, OperatorParams, Resources, Sample
 from preprocessing.parsers import ASSETS, ParserBackend, fill, open_parser
 
 
@@ -40,11 +40,18 @@ class FaceParsing(FamilyOperator):
     version = 1
 
     class Params(OperatorParams):
-        """`backend`; `template` ("image" for the whole picture) and `size` in px, both fixed by the field's name."""
+        """`backend`; `template` ("image" for the whole picture) and `size` in px, both fixed by the field's name; `gpus`: the
+        fraction of a GPU that a worker of `bisenet` takes, where there are GPUs."""
 
         backend: ParserBackend = "coarse"
+        gpus: float = Setting(0.25, ge=0, exclude=True)
         template: str
         size: int = Setting(ge=10, le=9999)
+
+    def __init__(self, params: OperatorParams | None = None) -> None:
+        super().__init__(params)
+        if self.params.backend != "coarse":
+            self.resources = Resources(gpus=self.params.gpus)
 
     @classmethod
     def of_field(cls, field: str) -> dict[str, Any] | None:

@@ -127,6 +127,8 @@ def test_outlines_are_filled_to_the_pixel():
 def test_bisenets_labels_are_those_of_the_stored_crop(talker, weights):
     operator = catalogue.producer("parsing_ffhq_256", {"face_parsing": {"backend": "bisenet"}})
     assert operator.assets == ("bisenet",)
+    assert operator.resources.gpus == 0.25
+    assert catalogue.producer("parsing_ffhq_256").resources.gpus == 0
     operator.asset_paths = {"bisenet": weights}
     operator.setup()
     labels = operator(talker)[PARSING]
