@@ -36,9 +36,9 @@ UPPER_LIP = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 308, 415, 310, 311
 LOWER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95, 78)
 INNER_MOUTH = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 # fmt: on
-# Drawn in this order, later ones over earlier ones.
+# Drawn over the skin in this order, later ones over earlier ones.
 OUTLINES: tuple[tuple[int, tuple[int, ...]], ...] = (
-    (1, FACE_OVAL), (10, NOSE), (2, LEFT_BROW), (3, RIGHT_BROW), (4, LEFT_EYE), (5, RIGHT_EYE), (11, INNER_MOUTH), (12, UPPER_LIP),
+    (10, NOSE), (2, LEFT_BROW), (3, RIGHT_BROW), (4, LEFT_EYE), (5, RIGHT_EYE), (11, INNER_MOUTH), (12, UPPER_LIP),
     (13, LOWER_LIP),
 )  # fmt: skip
 
@@ -78,8 +78,15 @@ class Coarse:
 
     def __call__(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
         labels = np.where(self._person(picture) >= PERSON, np.uint8(UNKNOWN_LABEL), np.uint8(0))
-        for corners in mesh[self._triangles, :2]:  # a turned head shows nose and lips outside the oval
-            fill(labels, corners, 1)
+        skin = np.zeros_like(labels)
+        fill(skin, mesh[list(FACE_OVAL), :2], 1)
+        # A turned head shows nose and lips outside the oval: the mesh's triangles that reach out of it close what is between.
+        at = np.floor(mesh[:, :2]).astype(int)
+        inside = ((at >= 0) & (at < skin.shape[::-1])).all(1)
+        inside[inside] = skin[at[inside, 1], at[inside, 0]] > 0
+        for corners in mesh[self._triangles[~inside[self._triangles].all(1)], :2]:
+            fill(skin, corners, 1)
+        labels[skin > 0] = 1
         for label, vertices in OUTLINES:
             fill(labels, mesh[list(vertices), :2], label)
         return labels
