@@ -142,6 +142,35 @@ ASSETS: tuple[Asset, ...] = (
     _flame("flame_texture", "FLAME_texture.npz", "https://flame.is.tue.mpg.de", "FLAME's texture space"),
     _flame("flame_template", "head_template.obj", "https://github.com/yfeng95/DECA", "FLAME's mesh with its map onto a texture"),
     _flame("deca", "deca_model.tar", "https://github.com/yfeng95/DECA", "DECA's encoder: a face to FLAME's coefficients"),
+    _insightface(
+        "landmarks_106", "2d106det.onnx", "buffalo_l (antelopev2's is the same file)",
+        "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf", 5030888, ("landmarks_106",), "106 face points",
+    ),
+    _insightface(
+        "landmarks_3d_68", "1k3d68.onnx", "buffalo_l (antelopev2's is the same file)",
+        "df5c06b8a0c12e422b2ed8947b8869faa4105387f199c477af038aa01f9a45cc", 143607619, ("landmarks_3d_68",),
+        "68 face points in space",
+    ),
+    Asset(
+        name="bisenet", file="parsing_bisenet.pth", bytes=53289463, used_by=("face_parsing",),
+        sha256="468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+        url="https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth",
+        page="https://github.com/zllrunning/face-parsing.PyTorch",
+        licence="MIT; trained on CelebAMask-HQ, whose pictures are for non-commercial research",
+        note="face parser BiSeNet, 19 classes; the same file as 79999_iter.pth",
+    ),
+    Asset(
+        name="openseeface", file="openseeface_lm_model0.onnx", bytes=1902521, licence="BSD-2-Clause", used_by=("face_cover",),
+        sha256="43c9c58f03701cc15b8423c49b78af348a6397334d348887e0fda59013275c29",
+        url="https://raw.githubusercontent.com/emilianavt/OpenSeeFace/master/models/lm_model0_opt.onnx",
+        page="https://github.com/emilianavt/OpenSeeFace", note="66 face points with a confidence each",
+    ),
+    Asset(
+        name="niqe_pristine", file="niqe_pris_params.npz", bytes=11850, licence="Apache-2.0", used_by=("naturalness",),
+        sha256="2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
+        url="https://raw.githubusercontent.com/XPixelGroup/BasicSR/master/basicsr/metrics/niqe_pris_params.npz",
+        page="https://github.com/XPixelGroup/BasicSR", note="statistics of undistorted photos that NIQE compares with",
+    ),
     _taef2("encoder", 2701412, "30800499b2a99423843706c6aa4274da2f62a4dc542739154ea580987b1fe661", "pictures to latents"),
     _taef2("decoder", 2702534, "51b05e6203cfec61403115263101911ee3378452eb57a98b89a951e56884886b", "latents to pictures, to look"),
 )

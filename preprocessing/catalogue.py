@@ -22,22 +22,29 @@ from preprocessing.operators.contents import Objects, PictureClass
 from preprocessing.operators.degradations import Degraded, Sharpened
 from preprocessing.operators.depth import Depth
 from preprocessing.operators.duplicates import Duplicate
+from preprocessing.operators.face_cover import FaceCover
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
 from preprocessing.operators.face_maps import FaceMaps
+from preprocessing.operators.face_parsing import FaceParsing
+from preprocessing.operators.face_parts import FaceFeatures, PartMasks
 from preprocessing.operators.face_track import FaceTrack
 from preprocessing.operators.head_pose import HeadPose
 from preprocessing.operators.identity import Identity
 from preprocessing.operators.ingest import Ingest
+from preprocessing.operators.insightface_landmarks import Landmarks3D68, Landmarks106
 from preprocessing.operators.instructions import Instructions, LabelsGiven
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.morphable import MorphableFit, MorphableLayouts
+from preprocessing.operators.naturalness import Naturalness
+from preprocessing.operators.near_duplicates import NearDuplicate
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
 from preprocessing.operators.realign import Realign
+from preprocessing.operators.scene_cuts import SceneCuts
 from preprocessing.operators.segmentation import Segmentation
 from preprocessing.operators.sound import Mel80, Mfcc13, Silence, SoundMeasures, VoiceActivity
 from preprocessing.operators.speech_features import SpeechConvolutions, SpeechStates
@@ -54,6 +61,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Mfcc13, SpeechStates, SpeechConvolutions, Silence, SpeechProbability, Realign, RealignedSyncScores, ActiveSpeaker,
     LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, UnifiedCaption,
     TaggedCaption, Instructions,
+    Landmarks106, Landmarks3D68, SceneCuts, Naturalness, FaceCover, NearDuplicate,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
@@ -61,9 +69,9 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
     Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
-    Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512",
-    MorphableFit: "morphable_learned_260",
-    MorphableLayouts: "morphable_learned_257", FaceMaps: "map_normal_learned_512",
+    Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512", MorphableFit: "morphable_learned_260",
+    MorphableLayouts: "morphable_learned_257", FaceMaps: "map_normal_learned_512", FaceParsing: "parsing_ffhq_512",
+    PartMasks: "part_masks_image_512", FaceFeatures: "face_features_336",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

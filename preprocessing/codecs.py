@@ -9,6 +9,7 @@
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
 | png | PNG, lossless: for maps whose numbers count | uint8 (height, width, 3) RGB, or (height, width) |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
+| mpng | likewise of PNGs: masks and drawings, of which JPEG would change every value | the same |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
 """
@@ -21,17 +22,15 @@ import wave
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 
 from infra.digest import canonical_json
 from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
-from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
+from preprocessing.frame_sequence import FrameSequence, Kind, decode_jpeg, decode_png, encode_frames, encode_jpeg, encode_png
 
 EXTENSION: dict[Codec, str] = {codec: codec for codec in get_args(Codec)}
 WAV_RATE_HZ = 16_000
-PNG_SETTINGS = (cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED)
 
 
 class CodecError(LikenessError):
@@ -144,23 +143,36 @@ def _encode_txt(field: Field, value: Any) -> bytes:
     return value.encode()
 
 
-def _encode_mjpeg(field: Field, value: Any) -> bytes:
+def _encode_sequence(field: Field, value: Any) -> bytes:
     height, width = field.shape[1:3]
     if not isinstance(height, int) or not isinstance(width, int):
         raise CodecError(f"pictures of {field.name} have no fixed size", allowed="a field with numbers for height and width")
     if isinstance(value, FrameSequence):
-        check_shape(field, value.shape)
+        _check_sequence(field, value)
         return value.tobytes()
     try:
-        return encode_frames(value, height, width)
+        return encode_frames(value, height, width, kind_of(field))
     except LikenessError as error:
         raise CodecError(f"{field.name}: {error.what}", allowed=error.allowed, fix=error.fix) from error
 
 
-def _decode_mjpeg(field: Field, data: bytes) -> FrameSequence:
+def _decode_sequence(field: Field, data: bytes) -> FrameSequence:
     frames = FrameSequence(data)
-    check_shape(field, frames.shape)
+    _check_sequence(field, frames)
     return frames
+
+
+def _check_sequence(field: Field, frames: FrameSequence) -> None:
+    check_shape(field, frames.shape)
+    if frames.kind != kind_of(field):
+        raise CodecError(f"{field.name} is a sequence of kind {frames.kind}", allowed=kind_of(field))
+
+
+def kind_of(field: Field) -> Kind:
+    """How the pictures of a field of frames (codec mjpeg or mpng) are kept."""
+    if field.codec == "mjpeg":
+        return "jpeg"
+    return "png" if len(field.shape) == 4 else "grey png"
 
 
 def _encode_jpg(field: Field, value: Any) -> bytes:
@@ -175,18 +187,14 @@ def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
 
 
 def _encode_png(field: Field, value: Any) -> bytes:
-    picture = _check_array(field, value)
-    done, data = cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture, PNG_SETTINGS)
-    if not done:
-        raise CodecError(f"{field.name} of shape {picture.shape} can't be encoded", allowed="a picture of one pixel or more")
-    return data.tobytes()
+    return encode_png(_check_array(field, value))
 
 
 def _decode_png(field: Field, data: bytes) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data.startswith(b"\x89PNG") else None
+    picture = decode_png(data, colour=len(field.shape) == 3)
     if picture is None:
         raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
-    return _check_array(field, np.ascontiguousarray(picture[..., ::-1]) if picture.ndim == 3 else picture)
+    return _check_array(field, picture)
 
 
 def _decode_txt(field: Field, data: bytes) -> str:
@@ -198,7 +206,8 @@ _ENCODE: dict[Codec, Callable[[Field, Any], bytes]] = {
     "json": _encode_json,
     "wav": _encode_wav,
     "txt": _encode_txt,
-    "mjpeg": _encode_mjpeg,
+    "mjpeg": _encode_sequence,
+    "mpng": _encode_sequence,
     "jpg": _encode_jpg,
     "png": _encode_png,
 }
@@ -207,7 +216,8 @@ _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "json": _decode_json,
     "wav": _decode_wav,
     "txt": _decode_txt,
-    "mjpeg": _decode_mjpeg,
+    "mjpeg": _decode_sequence,
+    "mpng": _decode_sequence,
     "jpg": _decode_jpg,
     "png": _decode_png,
 }

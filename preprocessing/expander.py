@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
-from preprocessing.fields import FACE_DETECTIONS, FACE_TRACK, VIDEO, Field
+from preprocessing.fields import FACE_DETECTIONS, FACE_TRACK, SCENE_CUTS, VIDEO, Field
 from preprocessing.operator import OperatorParams, Resources, Sample
 from preprocessing.operators.face_track import FaceTrack, boxes_per_frame, link
 
@@ -87,4 +88,24 @@ class FaceTracks(Expander):
         return children
 
 
-EXPANDERS: dict[str, type[Expander]] = {kind.name: kind for kind in (FaceTracks,)}
+class Shots(Expander):
+    """A row per shot, from SCENE_CUTS: no child shows two. Shots of fewer than `min_frames` give none; a photo is one."""
+
+    name = "shots"
+    version = 1
+    reads = (VIDEO, SCENE_CUTS)
+    writes = ()
+
+    class Params(OperatorParams):
+        min_frames: int = 25
+
+    def __call__(self, parent: Sample) -> list[Child]:
+        n_frames = parent[VIDEO].n_frames
+        edges = [0, *parent[SCENE_CUTS].tolist(), n_frames]
+        wanted = min(self.params.min_frames, n_frames)
+        facts = {"shots": len(edges) - 1}
+        return [Child(f"s{number:02d}", start, stop, {"shot": number, **facts})
+                for number, (start, stop) in enumerate(pairwise(edges)) if stop - start >= wanted]  # fmt: skip
+
+
+EXPANDERS: dict[str, type[Expander]] = {kind.name: kind for kind in (FaceTracks, Shots)}

@@ -11,6 +11,7 @@ published code count centres at whole numbers; `opencv_matrix` turns a matrix in
 | ffhq | eyes and mouth of 68 | FFHQ's rule (Karras et al., CVPR 2019), no template | StyleGAN crops, StableIdentity |
 | facenet | box | the box stretched to the square | FaceNet behind MTCNN (facenet-pytorch), CapHuman |
 | deep3d | five | Deep3DFaceRecon's mean face, upright | 3DMM coefficients (see `preprocessing.alignment`) |
+| latentsync | brows and nose of 68 | LatentSync's three points, stretched | LatentSync (see `preprocessing.latentsync`) |
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from infra.errors import LikenessError
+from preprocessing import latentsync
 from preprocessing.alignment import CROP_SIZE, FACE_SCALE, deep3d_matrix
 from preprocessing.fields import FACE_BOX, LANDMARKS_5, LANDMARKS_68, Field, Template
 
@@ -44,7 +46,7 @@ FACEXLIB_512: Matrix = np.array([
 ])  # fmt: skip
 POINTS: dict[Template, Field] = {
     "arcface": LANDMARKS_5, "five": LANDMARKS_5, "ffhq5": LANDMARKS_5, "deep3d": LANDMARKS_5,
-    "ffhq": LANDMARKS_68, "facenet": FACE_BOX,
+    "ffhq": LANDMARKS_68, "facenet": FACE_BOX, "latentsync": LANDMARKS_68,
 }  # fmt: skip
 LEAST_SPREAD_PX = 1e-3  # of the points around their mean: less is one point
 LARGEST_SCALE = 1e3
@@ -84,6 +86,8 @@ def matrix(
         return _ffhq(_points(template, landmarks68, 68), size_px)
     if template == "facenet":
         return _stretch(_points(template, None if box is None else np.reshape(box, (2, 2)), 2), size_px)
+    if template == "latentsync":
+        return latentsync.align(latentsync.three_points(_points(template, landmarks68, 68)), size_px)[0]
     if template == "deep3d":
         if height_width is None:
             raise LikenessError("alignment deep3d without the picture's height and width", fix="give height_width")

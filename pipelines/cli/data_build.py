@@ -78,7 +78,8 @@ def add(
 
 def expand(
     parent: Annotated[Path, typer.Argument(metavar="PARENT", help="Dataset to make rows from.", parser=as_path)], dataset: Dataset,
-    by: Annotated[str, typer.Option("--by", help="What makes the rows; face_tracks: one per person followed.")] = "face_tracks",
+    by: Annotated[str, typer.Option("--by", help="What makes the rows; face_tracks: one per person followed; shots: one per shot.")]
+    = "face_tracks",
     recipe: Recipe = "", field: Fields = None, settings: Settings = None, workers: Workers = CORES, runner: Runner = "",
     max_failures: MaxFailures = FAILURES_IN_A_ROW, strict: Strict = False, dry_run: DryRun = False, as_json: Json = False,
 ) -> None:  # fmt: skip

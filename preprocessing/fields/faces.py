@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 from preprocessing.fields.contract import SOURCE_PX, Family, Field
 
 CropKind = Literal["box", "tube"]
-Template = Literal["arcface", "five", "ffhq", "ffhq5", "facenet", "deep3d"]
+Template = Literal["arcface", "five", "ffhq", "ffhq5", "facenet", "deep3d", "latentsync"]
 
 FACE_DETECTIONS = Field(
     "face_detections", "npy", "float32", ("detections", 6), "clip",
@@ -33,6 +33,15 @@ LANDMARKS_5 = Field(
     "landmarks_5", "npy", "float32", ("frames", 5, 2), "frame",
     "left eye, right eye, nose tip, left and right mouth corner, as seen in the picture", unit="px",
     coordinates=SOURCE_PX,
+)
+LANDMARKS_106 = Field(
+    "landmarks_106", "npy", "float32", ("frames", 106, 2), "frame",
+    "106 points of insightface's 2d106det, in its order; zeros where `face_valid` is 0", unit="px", coordinates=SOURCE_PX,
+)
+LANDMARKS_3D_68 = Field(
+    "landmarks_3d_68", "npy", "float32", ("frames", 68, 3), "frame",
+    "68 points in space of insightface's 1k3d68, in the iBUG 300-W order; z in the scale of x; zeros where `face_valid` is 0",
+    unit="px", coordinates=SOURCE_PX,
 )
 FACE_BOX = Field(
     "face_box", "npy", "float32", ("frames", 4), "frame",
@@ -95,8 +104,8 @@ def identity(variant: str) -> Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    FACE_DETECTIONS, FACE_TRACK, LANDMARKS_478, LANDMARKS_68, LANDMARKS_5, FACE_BOX, FACE_VALID, TUBE_BOX, HEAD_POSE,
-    IDENTITY_CLUSTER,
+    FACE_DETECTIONS, FACE_TRACK, LANDMARKS_478, LANDMARKS_68, LANDMARKS_5, LANDMARKS_106, LANDMARKS_3D_68, FACE_BOX, FACE_VALID,
+    TUBE_BOX, HEAD_POSE, IDENTITY_CLUSTER,
 )  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (

@@ -11,8 +11,9 @@ from preprocessing.fits.contract import Fit
 from preprocessing.fits.duplicates import Duplicates
 from preprocessing.fits.identity_clusters import IdentityClusters
 from preprocessing.fits.morphable import Morphable
+from preprocessing.fits.near_duplicates import NearDuplicates
 
-FITS: tuple[type[Fit], ...] = (IdentityClusters, Duplicates, Morphable)
+FITS: tuple[type[Fit], ...] = (IdentityClusters, Duplicates, NearDuplicates, Morphable)
 
 
 def fit(name: str, settings: Sequence[str] = ()) -> Fit:

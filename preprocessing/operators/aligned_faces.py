@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import Field as Setting
 
-from preprocessing import templates
+from preprocessing import latentsync, templates
 from preprocessing.alignment import CROP_SIZE, FACE_SCALE, deep3d_alignment
 from preprocessing.fields import FACE_VALID, VIDEO, Field, Template, aligned_face, alignment
 from preprocessing.frame_sequence import FrameSequence
@@ -23,8 +23,9 @@ class AlignedFaces(FamilyOperator):
     """Each valid frame aligned by `preprocessing.templates`: `face_TEMPLATE_SIZE` and its matrices `align_TEMPLATE_SIZE`.
 
     Black outside the picture; no picture and zeros where the frame is not valid. Frames are aligned each by itself: nothing is
-    smoothed. The points come from the face mesh. `arcface` is cut as insightface cuts it (`cv2.warpAffine`, bilinear); `deep3d` by
-    Deep3DFaceRecon's own steps (see `preprocessing.alignment`); the others are antialiased where they shrink to half or less.
+    smoothed. `latentsync` alone is grey outside and smoothed a little over the valid frames (see `preprocessing.latentsync`), both
+    as published. The points come from the face mesh. `arcface` is cut as insightface cuts it (`cv2.warpAffine`, bilinear); `deep3d`
+    by Deep3DFaceRecon's own steps (see `preprocessing.alignment`); the others are antialiased where they shrink to half or less.
     """
 
     name = "aligned_faces"
@@ -62,9 +63,14 @@ class AlignedFaces(FamilyOperator):
         if not valid.any():
             yield from [None] * len(valid)
             return
+        offset: np.ndarray | None = None
         for place, frame in enumerate(sample[VIDEO]):
             if valid[place]:
-                matrices[place] = align(self.params.template, self.params.size, points[place], frame.shape)
+                if self.params.template == "latentsync":
+                    three = latentsync.three_points(points[place])
+                    matrices[place], offset = latentsync.align(three, self.params.size, offset)
+                else:
+                    matrices[place] = align(self.params.template, self.params.size, points[place], frame.shape)
                 yield cut(self.params.template, self.params.size, frame, points[place], matrices[place])
             else:
                 yield None
@@ -82,4 +88,6 @@ def cut(template: Template, size_px: int, frame: np.ndarray, points: np.ndarray,
     if template == "deep3d":
         scale = FACE_SCALE * size_px / CROP_SIZE
         return deep3d_alignment(frame, np.asarray(points, np.float64) - templates.CENTRE, size_px, scale).crop
+    if template == "latentsync":
+        return latentsync.crop(frame, matrix, size_px)
     return templates.warp(frame, matrix, size_px, antialias=template not in PLAIN)

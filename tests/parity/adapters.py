@@ -122,6 +122,7 @@ def _syncnet(description: dict) -> dict[str, np.ndarray]:
 import adapters_audio  # noqa: E402, F401  (registers its own; it needs `adapter` above)
 import adapters_conditioning  # noqa: E402, F401
 import adapters_morphable  # noqa: E402, F401
+import adapters_perception  # noqa: E402, F401
 import adapters_restoration  # noqa: E402, F401
 import adapters_sampling  # noqa: E402, F401
 import adapters_stylisation  # noqa: E402, F401

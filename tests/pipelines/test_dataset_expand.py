@@ -105,7 +105,7 @@ def test_what_is_taken_down_above_is_gone_below_at_once(parent: Path, tmp_path: 
 
 def test_mistakes_are_named(parent: Path, tmp_path: Path) -> None:
     failed = likeness("data", "expand", parent, tmp_path / "x", "--by", "faces", code=2)
-    assert "unknown expander 'faces'; allowed: face_tracks" in failed.stderr
+    assert "unknown expander 'faces'; allowed: face_tracks, shots" in failed.stderr
     likeness("data", "expand", parent, tmp_path / "c", "--field", "face_track", "--runner", "serial")
     assert "takes its sources from there" in likeness("data", "build", tmp_path / "c", "--source", tmp_path, code=2).stderr
     assert "not a derived one" in likeness("data", "expand", parent, parent, code=2).stderr

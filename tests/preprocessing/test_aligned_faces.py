@@ -7,13 +7,14 @@ import pytest
 from astronaut_clips import fill, make_sample, portrait, swaying
 
 from infra.errors import LikenessError
-from preprocessing import catalogue, templates
+from preprocessing import catalogue, latentsync, templates
 from preprocessing.alignment import deep3d_alignment
 from preprocessing.codecs import decode, encode
 from preprocessing.fields import FACE_BOX, FACE_VALID, LANDMARKS_5, LANDMARKS_68, VIDEO, Template, aligned_face, alignment
 from preprocessing.frame_sequence import FrameSequence
 
-SIZES: dict[Template, int] = {"arcface": 112, "five": 224, "ffhq": 128, "ffhq5": 256, "facenet": 160, "deep3d": 224}
+SIZES: dict[Template, int] = {"arcface": 112, "five": 224, "ffhq": 128, "ffhq5": 256, "facenet": 160, "deep3d": 224,
+                              "latentsync": 256}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,8 @@ def test_crops_are_what_the_matrices_cut(talker):
         want = templates.warp(frame, matrix, size, antialias=template != "arcface")
         if template == "deep3d":
             want = deep3d_alignment(frame, talker[LANDMARKS_5][0].astype(float) - 0.5).crop
+        if template == "latentsync":
+            want = latentsync.crop(frame, matrix, size)
         assert np.array_equal(crop, FrameSequence.of([want], size, size)[0])
         assert np.abs(crop.astype(int) - templates.warp(frame, matrix, size)).mean() < 4
 

@@ -1,4 +1,4 @@
-"""Groups against brute force, the two fits and the operators that read them."""
+"""Groups against brute force, the fits and the operators that read them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from scipy.spatial.distance import squareform
 
 from infra.errors import LikenessError
 from infra.storage.fits import packed
-from preprocessing.fields import DUPLICATE, FACE_VALID, IDENTITY_CLUSTER, LANDMARKS_478, PERCEPTUAL_HASH, identity
+from preprocessing.fields import DUPLICATE, FACE_VALID, IDENTITY_CLUSTER, LANDMARKS_478, NEAR_DUPLICATE, PERCEPTUAL_HASH, identity
 from preprocessing.fits import pairs
 from preprocessing.fits.catalogue import FITS, fit
 from preprocessing.fits.duplicates import Duplicates, signs
 from preprocessing.fits.identity_clusters import IdentityClusters
+from preprocessing.fits.near_duplicates import NearDuplicates
 from preprocessing.operator import Operator, Sample
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.duplicates import Duplicate
+from preprocessing.operators.near_duplicates import NearDuplicate
 
 FACE = identity("mobileface")
 
@@ -168,6 +170,46 @@ def test_products_of_signs_count_bits():
     a, b = np.random.default_rng(0).integers(0, 256, (2, 5, 8)).astype(np.uint8)
     differing = np.unpackbits(a[:, None] ^ b, axis=2).sum(2, dtype=int)
     assert (64 - 2 * differing == signs(a) @ signs(b).T).all()
+
+
+def test_near_copies_are_found_and_known_again(tmp_path: Path):
+    vectors, who = people([3, 2, 1], 0.3)
+    vectors = np.concatenate([vectors, np.zeros((1, 64), np.float32)])  # a row without a face
+    rows = [Sample(f"{place:02d}", {FACE.name: 5 * vector}) for place, vector in enumerate(vectors)]
+    kind = NearDuplicates(NearDuplicates.Params(min_cosine=0.8))
+    assert kind.reads == (FACE,)
+    assert kind.makes == (NEAR_DUPLICATE, {})
+    arrays = kind(reversed(rows))
+    assert same_groups(arrays["groups"], who)
+    assert kind.numbers(arrays) == {"rows": 6, "with near copies": 2, "near copies": 3}
+    operator = ready(NearDuplicate(), arrays, tmp_path)
+    found = [operator(row)[NEAR_DUPLICATE] for row in rows]
+    assert found[-1] == {"group": -1, "cosine": 0.0, "first": 1, "rows": 0}
+    for place in range(6):
+        first = int(np.flatnonzero(who == who[place])[0])
+        assert found[place]["first"] == int(place == first)
+        assert found[place]["rows"] == int((who == who[place]).sum())
+        assert found[place]["cosine"] == pytest.approx(float(vectors[place] @ vectors[first]), abs=1e-4)
+        assert found[place]["group"] == found[first]["group"]
+    stranger = Sample("99", {FACE.name: -vectors[0]})
+    assert operator(stranger)[NEAR_DUPLICATE]["group"] == -1
+
+
+def test_near_duplicates_of_another_embedding(tmp_path: Path):
+    other = NearDuplicates(NearDuplicates.Params(field="identity_buffalo_l"))
+    assert other.makes == (NEAR_DUPLICATE, {"field": "identity_buffalo_l"})
+    assert other.reads == (identity("buffalo_l"),)
+    arrays = other([Sample("a", {identity("buffalo_l").name: np.ones(512, np.float32)})])
+    operator = NearDuplicate()
+    operator.asset_paths = {operator.assets[0]: tmp_path / "fit.npz"}
+    (tmp_path / "fit.npz").write_bytes(packed(arrays))
+    with pytest.raises(LikenessError, match="was made from identity_buffalo_l"):
+        operator.setup()
+    for wrong in ("landmarks_68", "measures", "nothing"):
+        with pytest.raises(LikenessError, match=f"near_duplicates.field={wrong}"):
+            NearDuplicates(NearDuplicates.Params(field=wrong))([])
+    with pytest.raises(LikenessError, match="has anything in identity_mobileface"):
+        NearDuplicates()([Sample("a", {FACE.name: np.zeros(256, np.float32)})])
 
 
 @pytest.mark.parametrize("kind", FITS, ids=lambda kind: kind.name)

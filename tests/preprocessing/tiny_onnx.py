@@ -112,3 +112,16 @@ def speaker_detector(path: Path, bias: float = 0.0) -> Path:
         helper.make_tensor_value_info("faces", TensorProto.FLOAT, [1, "T", 112, 112]),
     ]
     return _save(path, nodes, taken, [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["T"])], weights)
+
+
+def heat_maps(path: Path, maps: int = 198, seed: int = 0) -> tuple[Path, np.ndarray, np.ndarray]:
+    """OpenSeeFace's layout, (n, 3, 224, 224) -> (n, maps, 28, 28): means of 8 px blocks times (maps, 3), plus (maps,)."""
+    rng = np.random.default_rng(seed)
+    weight, bias = rng.standard_normal((maps, 3)).astype(np.float32), rng.standard_normal(maps).astype(np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["blocks"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Conv", ["blocks", "weight", "bias"], ["output"]),
+    ]
+    taken = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 224, 224])]
+    given = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", maps, 28, 28])]
+    return _save(path, nodes, taken, given, {"weight": weight[..., None, None], "bias": bias}), weight, bias
