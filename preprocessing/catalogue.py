@@ -14,9 +14,11 @@ from infra.settings import merge
 from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.aligned_faces import AlignedFaces
+from preprocessing.operators.body_pose import BodyMeasures, BodyPose
 from preprocessing.operators.captions import Blip, GivenCaption, Llava
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.duplicates import Duplicate
+from preprocessing.operators.expressions import ActionUnits, Blendshapes
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
 from preprocessing.operators.face_landmarks import FaceLandmarks
@@ -27,23 +29,29 @@ from preprocessing.operators.ingest import Ingest
 from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
+from preprocessing.operators.motion import Motion
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
+from preprocessing.operators.pose_maps import KeyPointPictures, PoseMaps
 from preprocessing.operators.sound import Mel80, SoundMeasures, VoiceActivity
 from preprocessing.operators.sync import SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
+from preprocessing.operators.video_views import PersonMask, PersonSplit, WholeFrames
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 OPERATORS: tuple[type[Operator], ...] = (
     FaceDetect, FaceTrack, FaceLandmarks, LandmarkSubsets, FaceTube, HeadPose, Mel80, VoiceActivity, Measures, SyncScores,
     PictureMeasures, SoundMeasures, PerceptualHash, IdentityCluster, Duplicate, KeyFrame, GivenCaption, Blip, Llava,
+    BodyPose, BodyMeasures, Motion, Blendshapes,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
     FaceBoxCrops: "face_box_96", FaceTubeCrops: "face_tube_256", AlignedFaces: "face_arcface_112", Identity: "identity_mobileface",
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
+    WholeFrames: "frames_256", PersonMask: "person_mask_256", PersonSplit: "foreground_256", PoseMaps: "pose_map_openpose_256",
+    KeyPointPictures: "key_points_256", ActionUnits: "action_units_blendshapes",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

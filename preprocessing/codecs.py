@@ -7,7 +7,9 @@
 | wav | RIFF PCM16, mono, 16 kHz | int16 (samples,) |
 | txt | UTF-8 | str |
 | jpg | JPEG, quality 95, colour at full resolution | uint8 (height, width, 3) RGB |
+| png | PNG, lossless | uint8 (height, width, 3) RGB, or (height, width) |
 | mjpeg | JPEGs one after the other and a trailer (see `preprocessing.frame_sequence`) | `FrameSequence`, or frames to encode |
+| mpng | likewise of PNGs: masks and drawings, of which JPEG would change every value | the same |
 
 Equal values give equal bytes, always. Whatever does not fit its field is refused here, where the field's name is known.
 """
@@ -18,16 +20,16 @@ import io
 import json
 import wave
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from infra.digest import canonical_json
 from infra.errors import LikenessError
 from preprocessing.fields import Codec, Field
-from preprocessing.frame_sequence import FrameSequence, decode_jpeg, encode_frames, encode_jpeg
+from preprocessing.frame_sequence import FrameSequence, Kind, decode_jpeg, decode_png, encode_frames, encode_jpeg, encode_png
 
-EXTENSION: dict[Codec, str] = {"json": "json", "npy": "npy", "wav": "wav", "mjpeg": "mjpeg", "jpg": "jpg", "txt": "txt"}
+EXTENSION: dict[Codec, str] = {codec: codec for codec in get_args(Codec)}
 WAV_RATE_HZ = 16_000
 
 
@@ -141,23 +143,36 @@ def _encode_txt(field: Field, value: Any) -> bytes:
     return value.encode()
 
 
-def _encode_mjpeg(field: Field, value: Any) -> bytes:
+def _encode_sequence(field: Field, value: Any) -> bytes:
     height, width = field.shape[1:3]
     if not isinstance(height, int) or not isinstance(width, int):
         raise CodecError(f"pictures of {field.name} have no fixed size", allowed="a field with numbers for height and width")
     if isinstance(value, FrameSequence):
-        check_shape(field, value.shape)
+        _check_sequence(field, value)
         return value.tobytes()
     try:
-        return encode_frames(value, height, width)
+        return encode_frames(value, height, width, kind_of(field))
     except LikenessError as error:
         raise CodecError(f"{field.name}: {error.what}", allowed=error.allowed, fix=error.fix) from error
 
 
-def _decode_mjpeg(field: Field, data: bytes) -> FrameSequence:
+def _decode_sequence(field: Field, data: bytes) -> FrameSequence:
     frames = FrameSequence(data)
-    check_shape(field, frames.shape)
+    _check_sequence(field, frames)
     return frames
+
+
+def _check_sequence(field: Field, frames: FrameSequence) -> None:
+    check_shape(field, frames.shape)
+    if frames.kind != kind_of(field):
+        raise CodecError(f"{field.name} is a sequence of kind {frames.kind}", allowed=kind_of(field))
+
+
+def kind_of(field: Field) -> Kind:
+    """How the pictures of a field of frames (codec mjpeg or mpng) are kept."""
+    if field.codec == "mjpeg":
+        return "jpeg"
+    return "png" if len(field.shape) == 4 else "grey png"
 
 
 def _encode_jpg(field: Field, value: Any) -> bytes:
@@ -166,6 +181,17 @@ def _encode_jpg(field: Field, value: Any) -> bytes:
 
 def _decode_jpg(field: Field, data: bytes) -> np.ndarray:
     picture = decode_jpeg(data)
+    if picture is None:
+        raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
+    return _check_array(field, picture)
+
+
+def _encode_png(field: Field, value: Any) -> bytes:
+    return encode_png(_check_array(field, value))
+
+
+def _decode_png(field: Field, data: bytes) -> np.ndarray:
+    picture = decode_png(data, colour=len(field.shape) == 3)
     if picture is None:
         raise CodecError(f"{field.name} does not decode", fix=_REBUILD)
     return _check_array(field, picture)
@@ -180,14 +206,18 @@ _ENCODE: dict[Codec, Callable[[Field, Any], bytes]] = {
     "json": _encode_json,
     "wav": _encode_wav,
     "txt": _encode_txt,
-    "mjpeg": _encode_mjpeg,
+    "mjpeg": _encode_sequence,
+    "mpng": _encode_sequence,
     "jpg": _encode_jpg,
+    "png": _encode_png,
 }
 _DECODE: dict[Codec, Callable[[Field, bytes], Any]] = {
     "npy": _decode_npy,
     "json": _decode_json,
     "wav": _decode_wav,
     "txt": _decode_txt,
-    "mjpeg": _decode_mjpeg,
+    "mjpeg": _decode_sequence,
+    "mpng": _decode_sequence,
     "jpg": _decode_jpg,
+    "png": _decode_png,
 }

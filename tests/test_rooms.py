@@ -15,8 +15,11 @@ ROOMS = ("preprocessing", "models", "training", "pipelines", "infra")
 MAY: dict[str, tuple[str, ...]] = {
     "infra": (),
     "preprocessing": ("infra", "models.perception()"),
-    # audio_features: plain formulas that operators, training examples and generation must share to the sample
-    "models": ("infra", "training.stage", "preprocessing.fields", "preprocessing.audio_features"),
+    # audio_features, drawing, frame_sampling: plain formulas that operators, training examples and generation must share exactly
+    "models": (
+        "infra", "training.stage", "preprocessing.fields", "preprocessing.audio_features", "preprocessing.drawing",
+        "preprocessing.frame_sampling",
+    ),
     # frame_sequence: the type that codecs decode frames to
     "training": ("infra", "preprocessing.fields", "preprocessing.codecs", "preprocessing.frame_sequence"),
     "pipelines": ROOMS,

@@ -44,7 +44,7 @@ class DatasetRecord:
         option = _chosen(field, self._dataset)
         if option is None or not self._dataset.has(self._row, option.name):
             raise KeyError(f"{self.key} has no {field}")
-        if option.codec == "mjpeg":
+        if option.codec in ("mjpeg", "mpng"):
             place = self._dataset.open_member(self._row, option.name)
             return FrameSequence.open(*place, field=option, read=self._dataset.read_part)
         return decode(option, self._dataset.read(self._row, option.name))

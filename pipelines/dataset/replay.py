@@ -13,6 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from infra.errors import LikenessError
 from infra.storage import open_dataset
 from infra.storage.ledger import read_commit, read_ledger
@@ -154,9 +156,11 @@ class Replay:
             path = out / f"{name}.{EXTENSION[fields[name].codec]}"
             path.write_bytes(data)
             files.append(str(path))
-            if fields[name].codec == "mjpeg" and len(frames := decode(fields[name], data)):
+            if fields[name].codec in ("mjpeg", "mpng") and len(frames := decode(fields[name], data)):
                 path = path.with_suffix(".mp4")
-                write_video(path, (frames[i] for i in range(len(frames))), Fraction(str(self.row.source.get("fps", "25/1"))))
+                every = (frames[i] for i in range(len(frames)))
+                colour = (f if f.ndim == 3 else np.repeat(f[..., None], 3, 2) for f in every)
+                write_video(path, colour, Fraction(str(self.row.source.get("fps", "25/1"))))
                 files.append(str(path))
         return files
 

@@ -3,7 +3,9 @@
 Imports nothing else of the project, so that contracts can name fields without pulling in decoders.
 """
 
+from preprocessing.fields.bodies import BODY_MEASURES, POSE_133, PoseStyle, key_points, pose_map
 from preprocessing.fields.contract import NAME, SOURCE_PX, AnyOf, Codec, Family, Field, Rate
+from preprocessing.fields.expressions import BLENDSHAPES_52, ActionUnitVariant, action_units
 from preprocessing.fields.faces import (
     FACE_BOX,
     FACE_DETECTIONS,
@@ -28,10 +30,13 @@ from preprocessing.fields.pictures import DUPLICATE, MEASURES, PERCEPTUAL_HASH, 
 from preprocessing.fields.sound import MEL80, SOUND_MEASURES, SYNC, VOICED
 from preprocessing.fields.source import AUDIO, GIVEN, KEY_FRAME, SOURCE, TIMELINE, VIDEO
 from preprocessing.fields.text import CAPTION_BLIP, CAPTION_GIVEN, CAPTION_LLAVA, TEXT_DIMS, TEXT_POOLED_SDXL, text_embedding
+from preprocessing.fields.video import FLOW_SPEED, MOTION_MEASURES, background, foreground, frames, person_mask, view_shape
 from preprocessing.fields.vocabulary import FAMILIES, FIELDS, THEMES, by_name, known_names, markdown
 
 __all__ = [
     "AUDIO",
+    "BLENDSHAPES_52",
+    "BODY_MEASURES",
     "CAPTION_BLIP",
     "CAPTION_GIVEN",
     "CAPTION_LLAVA",
@@ -42,6 +47,7 @@ __all__ = [
     "FACE_VALID",
     "FAMILIES",
     "FIELDS",
+    "FLOW_SPEED",
     "GIVEN",
     "HEAD_POSE",
     "IDENTITY_CLUSTER",
@@ -52,9 +58,11 @@ __all__ = [
     "LANDMARKS_478",
     "MEASURES",
     "MEL80",
+    "MOTION_MEASURES",
     "NAME",
     "PERCEPTUAL_HASH",
     "PICTURE_MEASURES",
+    "POSE_133",
     "SOUND_MEASURES",
     "SOURCE",
     "SOURCE_PX",
@@ -66,22 +74,32 @@ __all__ = [
     "TUBE_BOX",
     "VIDEO",
     "VOICED",
+    "ActionUnitVariant",
     "AnyOf",
     "Codec",
     "CropKind",
     "Encoder",
     "Family",
     "Field",
+    "PoseStyle",
     "Rate",
     "Template",
+    "action_units",
     "aligned_face",
     "alignment",
+    "background",
     "by_name",
     "face_crop",
+    "foreground",
+    "frames",
     "identity",
     "image",
+    "key_points",
     "known_names",
     "latent",
     "markdown",
+    "person_mask",
+    "pose_map",
     "text_embedding",
+    "view_shape",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Codec = Literal["json", "npy", "wav", "mjpeg", "jpg", "txt"]
+Codec = Literal["json", "npy", "wav", "mjpeg", "mpng", "jpg", "png", "txt"]
 Rate = Literal["clip", "frame", "mel column", "audio sample"]
 
 SOURCE_PX = "picture as shown upright, px, x right, y down, pixel centres at .5"

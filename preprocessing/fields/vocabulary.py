@@ -5,10 +5,10 @@ A new field stands in the module of its theme, in that module's FIELDS or FAMILI
 
 from __future__ import annotations
 
-from preprocessing.fields import faces, latents, pictures, sound, source, text
+from preprocessing.fields import bodies, expressions, faces, latents, pictures, sound, source, text, video
 from preprocessing.fields.contract import Family, Field
 
-THEMES = (source, faces, sound, pictures, text, latents)
+THEMES = (source, faces, expressions, bodies, video, sound, pictures, text, latents)
 FIELDS: tuple[Field, ...] = tuple(field for theme in THEMES for field in theme.FIELDS)
 FAMILIES: tuple[Family, ...] = tuple(family for theme in THEMES for family in getattr(theme, "FAMILIES", ()))
 

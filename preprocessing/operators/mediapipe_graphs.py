@@ -39,7 +39,7 @@ class FaceDetector:
     """
 
     def __init__(self, min_score: float) -> None:
-        with _quiet():
+        with quiet():
             from mediapipe.python.solutions.face_detection import FaceDetection
 
             # Its setting `min_detection_confidence` changes nothing in this release: the threshold is 0.5.
@@ -69,7 +69,7 @@ class FaceMesh:
 
     def __init__(self, passes: int) -> None:
         self._passes = passes
-        with _quiet():
+        with quiet():
             from google.protobuf import text_format
             from mediapipe.framework import calculator_pb2
             from mediapipe.framework.formats import rect_pb2
@@ -110,7 +110,7 @@ class FaceMesh:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Send what C++ libraries print while they start to nowhere; errors still arrive as exceptions."""
     sys.stderr.flush()
     nowhere, kept = os.open(os.devnull, os.O_WRONLY), os.dup(2)
