@@ -81,9 +81,8 @@ class MediapipeBodies:
 class DwPose:
     """RTMPose-l distilled on the whole body (DWPose, Yang et al. 2023, arXiv 2307.15880) on people found by YOLOX-l, both ONNX.
 
-    Scores are the lower of the two heights of a point's SimCC curves (not shares: up to about 10 in the published network's
-    logits, where a point lies well inside; DWPose draws from 0.3 on). Where nobody is found the demo takes the whole picture for
-    a person; here nobody is.
+    Scores are the lower of the two heights of a point's SimCC curves, as the network gives them: heights, not shares of one. DWPose
+    draws from 0.3 on. Where nobody is found the demo takes the whole picture for a person; here nobody is.
 
     Args:
         detector, network: files of the two networks.

@@ -51,7 +51,7 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     Pictures: "image_512", AutoencoderLatents: "latent_sd15_512",
     TinyLatents: "latent_taef2_512", TextEmbeddings: "text_sd15",
     WholeFrames: "frames_256", PersonMask: "person_mask_256", PersonSplit: "foreground_256", PoseMaps: "pose_map_openpose_256",
-    KeyPointPictures: "key_points_256", ActionUnits: "action_units_blendshapes",
+    KeyPointPictures: "key_points_256", ActionUnits: "action_units_megraphau",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

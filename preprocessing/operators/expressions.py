@@ -143,15 +143,12 @@ class ActionUnits(FamilyOperator):
         places = drawn(np.flatnonzero(sample[FACE_VALID]), FRAMES, self.params.seed, sample.key)
         value = sample[self.reads[0]]
         if self.params.variant == "megraphau":
-            each = [self._labels(self._network(value[int(place)])) for place in places]
+            scores = [self._network(value[int(place)]) for place in places]
+            each = [labels_above(found, self.params.threshold, self.params.strongest) for found in scores]
         else:
             each = from_blendshapes(value[places], self.params.thresholds)
         common = [label for label in LABELS if each and all(label in found for found in each)]
         return {self.writes[0]: {"frames": [int(place) for place in places], "per_frame": each, "labels": common}}
-
-    def _labels(self, scores: np.ndarray) -> list[str]:
-        strongest = int(scores.argmax()) if self.params.strongest else -1
-        return [label for place, label in enumerate(LABELS) if scores[place] > self.params.threshold or place == strongest]
 
 
 class GraphNetwork:
@@ -185,6 +182,12 @@ class GraphNetwork:
             what = f"asset megraphau gives values from {scores.min():.3g} to {scores.max():.3g}"
             raise LikenessError(what, allowed="0 to 1", fix="set action_units_megraphau.output=logit")
         return scores
+
+
+def labels_above(scores: np.ndarray, threshold: float, strongest: bool) -> list[str]:
+    """Labels of (41,) scores above the threshold, and with `strongest` the one of the highest score whatever it is."""
+    always = int(scores.argmax()) if strongest else -1
+    return [label for place, label in enumerate(LABELS) if scores[place] > threshold or place == always]
 
 
 def drawn(places: np.ndarray, most: int, seed: int, key: str) -> np.ndarray:
