@@ -7,6 +7,7 @@ anew. What is followed is in the value handed from call to call, never in the ne
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ HEAD_TO_FACE = 1.4  # side of the face's box to the spread of BlazePose's points
 DETECTOR_PX, GREY = 640, 114
 DETECTOR_SCORE, NMS_IOU = 0.3, 0.45
 POSE_MARGIN = 1.25
-POSE_MEAN, POSE_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+POSE_MEAN, POSE_STD = np.array([123.675, 116.28, 103.53], np.float32), np.array([58.395, 57.12, 57.375], np.float32)
 FOLLOW_IOU = 0.3
 
 
@@ -140,8 +141,9 @@ class DwPose:
         shift = np.array([self._width, self._height]) / 2 - scale * middle
         matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
         cut = cv2.warpAffine(picture, matrix, (self._width, self._height), flags=cv2.INTER_LINEAR)
-        blob = (cut.astype(np.float32) - np.float32(POSE_MEAN)) / np.float32(POSE_STD)
-        points = decode_simcc(*self._network(np.ascontiguousarray(blob.transpose(2, 0, 1)[None])), self._width, self._height)
+        blob = (cut.astype(np.float32) - POSE_MEAN) / POSE_STD
+        x, y = self._network(np.ascontiguousarray(blob.transpose(2, 0, 1)[None]))
+        points = decode_simcc(x, y, self._width, self._height)
         if points.shape != (WHOLE_BODY, 3):
             raise LikenessError(f"asset dwpose gives {len(points)} points", allowed=f"{WHOLE_BODY}")
         # Its pixel centres lie at whole numbers, ours at .5.
@@ -149,7 +151,7 @@ class DwPose:
         return points.astype(np.float32)
 
 
-def open_estimator(backend: Backend, paths: dict[str, os.PathLike], hands: bool, face: bool) -> MediapipeBodies | DwPose:
+def open_estimator(backend: Backend, paths: Mapping[str, os.PathLike], hands: bool, face: bool) -> MediapipeBodies | DwPose:
     """A backend, its assets given by name."""
     return MediapipeBodies(hands, face) if backend == "mediapipe" else DwPose(paths["yolox_l"], paths["dwpose"])
 

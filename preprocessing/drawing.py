@@ -91,9 +91,7 @@ def draw_body(
         _discs(canvas, points, min_score)
         for limb, colour in zip(LIMBS_17, COLOURS_18, strict=False):
             if (points[list(limb), 2] >= min_score).all():
-                over = canvas.copy()
-                cv2.fillConvexPoly(over, limb_outline(*points[list(limb), :2]), colour)
-                canvas = cv2.addWeighted(canvas, 1 - LIMB_SHARE, over, LIMB_SHARE, 0)
+                _blend(canvas, limb_outline(*points[list(limb), :2]), colour)
         return canvas
     for limb, colour in zip(LIMBS_17, COLOURS_18, strict=False):
         if (points[list(limb), 2] >= min_score).all():
@@ -174,7 +172,20 @@ def limb_outline(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(k, 2) int32 outline of the ellipse of half-width 4 px from point a to point b, each (x, y)."""
     (dx, dy), middle = a - b, _pixel((a + b) / 2)
     axes = int(math.hypot(dx, dy) / 2), HALF_WIDTH_PX
-    return cv2.ellipse2Poly(middle, axes, int(math.degrees(math.atan2(dy, dx))), 0, 360, 1)
+    return np.asarray(cv2.ellipse2Poly(middle, axes, int(math.degrees(math.atan2(dy, dx))), 0, 360, 1))
+
+
+def _blend(canvas: np.ndarray, outline: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Fill an outline with `LIMB_SHARE` of a colour and the rest of what is there; only the rectangle around it is worked on."""
+    height, width = canvas.shape[:2]
+    x0, y0 = np.clip(outline.min(0) - 1, 0, (width, height))
+    x1, y1 = np.clip(outline.max(0) + 2, 0, (width, height))
+    if x0 >= x1 or y0 >= y1:
+        return
+    below = canvas[y0:y1, x0:x1]
+    over = below.copy()
+    cv2.fillConvexPoly(over, outline - (x0, y0), colour)
+    below[:] = cv2.addWeighted(below, 1 - LIMB_SHARE, over, LIMB_SHARE, 0)
 
 
 def _discs(canvas: np.ndarray, points: np.ndarray, min_score: float) -> None:

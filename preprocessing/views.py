@@ -33,8 +33,13 @@ class View:
     width: int
 
     @classmethod
-    def of(cls, source_height: int, source_width: int, height: int, width: int) -> View:
-        """The view of (height, width) of a picture: equal to resizing until it covers the view, then a centred cut."""
+    def of(cls, picture: np.ndarray | tuple[int, int], height: int, width: int) -> View:
+        """The view of (height, width) of a picture: equal to resizing until it covers the view, then a centred cut.
+
+        Args:
+            picture: (H, W) or (H, W, 3), or its (H, W) alone.
+        """
+        source_height, source_width = picture if isinstance(picture, tuple) else picture.shape[:2]
         if source_width * height > source_height * width:
             cut_height, cut_width = source_height, max(1, round(source_height * width / height))
         else:

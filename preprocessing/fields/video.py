@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from preprocessing.fields.contract import Family, Field
 
@@ -63,7 +64,11 @@ def background(size: str) -> Field:
 
 FIELDS: tuple[Field, ...] = (FLOW_SPEED, MOTION_MEASURES)
 
-FAMILIES: tuple[Family, ...] = tuple(
-    Family(re.compile(f"{name}_({VIEW})"), lambda m, make=make: make(m[1]), f"{name}_(SIZE|HEIGHTxWIDTH)", f"{name}_256")
-    for name, make in (("frames", frames), ("person_mask", person_mask), ("foreground", foreground), ("background", background))
-)
+def _family(name: str, make: Callable[[str], Field]) -> Family:
+    return Family(re.compile(f"{name}_({VIEW})"), lambda found: make(found[1]), f"{name}_(SIZE|HEIGHTxWIDTH)", f"{name}_256")
+
+
+FAMILIES: tuple[Family, ...] = (
+    _family("frames", frames), _family("person_mask", person_mask), _family("foreground", foreground),
+    _family("background", background),
+)  # fmt: skip

@@ -26,7 +26,7 @@ from preprocessing.operator import FamilyOperator, Operator, OperatorParams, Res
 
 FRAMES = 3
 FACE_PX = 224
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class Blendshapes(Operator):
@@ -171,7 +171,7 @@ class GraphNetwork:
 
     def __call__(self, face: np.ndarray) -> np.ndarray:
         """(41,) from 0 to 1 for a face (224, 224, 3) uint8 RGB."""
-        blob = (face.astype(np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        blob = (face.astype(np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
         found = self._network(np.ascontiguousarray(blob.transpose(2, 0, 1)[None]))[0]
         if found.shape != (1, len(LABELS)):
             raise LikenessError(f"asset megraphau gives {found.shape}", allowed=f"(1, {len(LABELS)})")

@@ -25,7 +25,8 @@ class Motion(Operator):
     - speed_mean, speed_median, speed_p90, speed_max: of all pairs, in shorter sides per second. 0 for photos.
     - still_share: share of pairs slower than `still`.
     - jump_max: largest mean difference of grey levels of a pair, as a share of full scale, that no flow explains: the later frame
-      against the earlier one moved by the flow. Cuts measure above about 0.1. jump_frame: the frame it leads to.
+      against the earlier one moved by the flow. 19 clips without a cut measured up to 0.034, cuts 0.09 to 0.53. jump_frame: the
+      frame it leads to.
     """
 
     name = "motion"

@@ -78,7 +78,7 @@ class PoseMaps(FamilyOperator):
         params = self.params
         scale = (params.canvas_px or CANVAS_PX[params.style]) / min(height, width)
         canvas = max(1, round(height * scale)), max(1, round(width * scale))
-        view = View.of(*canvas, *view_shape(params.size))
+        view = View.of(canvas, *view_shape(params.size))
         for pose in poses:
             if not pose.any():
                 yield None

@@ -49,7 +49,7 @@ class WholeFrames(FamilyOperator):
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         shape = view_shape(self.params.size)
-        views = (View.of(*frame.shape[:2], *shape).picture(frame) for frame in sample[VIDEO])
+        views = (View.of(frame, *shape).picture(frame) for frame in sample[VIDEO])
         return {self.writes[0]: FrameSequence.of(views, *shape)}
 
 
@@ -103,7 +103,7 @@ class PersonMask(FamilyOperator):
 
     @staticmethod
     def _view(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        view = View.of(*mask.shape[:2], *shape).picture(mask)
+        view = View.of(mask, *shape).picture(mask)
         return np.rint(np.clip(view, 0, 1) * 255).astype(np.uint8)
 
 
@@ -137,7 +137,7 @@ class PersonSplit(FamilyOperator):
         masks = sample[self.reads[1]]
         people, scenes = [], []
         for place, frame in enumerate(sample[VIDEO]):
-            one, other = split(View.of(*frame.shape[:2], *shape).picture(frame), masks[place])
+            one, other = split(View.of(frame, *shape).picture(frame), masks[place])
             people.append(one)
             scenes.append(other)
         return {field: FrameSequence.of(views, *shape) for field, views in zip(self.writes, (people, scenes), strict=True)}

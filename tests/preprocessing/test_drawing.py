@@ -10,7 +10,17 @@ import pytest
 
 from infra.errors import LikenessError
 from preprocessing.body_layouts import FACE, LEFT_HAND, coco_to_openpose
-from preprocessing.drawing import COLOURS_18, HAND_BONES, LIMBS_17, draw_body, draw_dots, draw_face, draw_hand, draw_pose
+from preprocessing.drawing import (
+    COLOURS_18,
+    HAND_BONES,
+    LIMBS_17,
+    draw_body,
+    draw_dots,
+    draw_face,
+    draw_hand,
+    draw_pose,
+    limb_outline,
+)
 
 # A person with outstretched arms, 256 px: OpenPose-18 x, y.
 STANDING = np.array([
@@ -43,6 +53,22 @@ def test_disco_blends_limbs_over_points():
     assert tuple(picture[y, x - 4]) == COLOURS_18[4]
     under = 0.4 * np.array(COLOURS_18[4]) + 0.6 * np.array(COLOURS_18[3])
     assert np.abs(picture[y, x + 3].astype(float) - under).max() <= 1
+
+
+def test_disco_equals_blending_whole_canvases():
+    rng = np.random.default_rng(5)
+    for _ in range(4):
+        points = np.column_stack([rng.uniform(-40, 296, (18, 2)), rng.uniform(0, 1, 18)])
+        canvas = np.zeros((256, 256, 3), np.uint8)
+        for (x, y, score), colour in zip(points, COLOURS_18, strict=True):
+            if score >= 0.3:
+                cv2.circle(canvas, (int(x), int(y)), 4, colour, -1)
+        for (a, b), colour in zip(LIMBS_17, COLOURS_18, strict=False):
+            if min(points[[a, b], 2]) >= 0.3:
+                over = canvas.copy()
+                cv2.fillConvexPoly(over, limb_outline(points[a, :2], points[b, :2]), colour)
+                canvas = cv2.addWeighted(canvas, 0.4, over, 0.6, 0)
+        assert np.array_equal(draw_body(points, 256, 256, "disco"), canvas)
 
 
 @pytest.mark.parametrize("style", ["openpose", "disco"])

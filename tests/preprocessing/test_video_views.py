@@ -27,7 +27,7 @@ corpus = pytest.mark.skipif("LIKENESS_CORPUS" not in os.environ, reason="LIKENES
 @pytest.mark.parametrize("source", [(1080, 604), (604, 1080), (500, 500), (341, 257)])
 @pytest.mark.parametrize("size", [(256, 256), (320, 512), (512, 320)])
 def test_a_view_is_the_largest_centred_cut(source, size):
-    view = View.of(*source, *size)
+    view = View.of(source, *size)
     height, width = view.y1 - view.y0, view.x1 - view.x0
     assert height == source[0] or width == source[1]
     assert width / height == pytest.approx(size[1] / size[0], abs=1 / min(height, width))
@@ -42,7 +42,7 @@ def test_a_view_is_the_largest_centred_cut(source, size):
 def test_points_lie_where_the_picture_shows_them():
     picture = np.zeros((900, 600, 3), np.uint8)
     cv2.circle(picture, (420, 500), 12, (255, 255, 255), -1)
-    view = View.of(900, 600, 128, 128)
+    view = View.of((900, 600), 128, 128)
     rows, columns = np.nonzero(view.picture(picture)[..., 0] > 128)
     np.testing.assert_allclose(view.points(np.array([420.5, 500.5])), (columns.mean() + 0.5, rows.mean() + 0.5), atol=0.3)
 
@@ -125,7 +125,7 @@ def test_maps_are_drawn_on_their_own_canvas_and_cut_like_frames(sample):
         scaled = pose.copy()
         scaled[:, :2] *= canvas / 512
         drawn = draw_pose(scaled, canvas, round(640 * canvas / 512), style)
-        assert np.array_equal(maps[0], View.of(*drawn.shape[:2], 96, 128).picture(drawn))
+        assert np.array_equal(maps[0], View.of(drawn, 96, 128).picture(drawn))
         assert not maps[1].any()
     nose = (pose[0, :2] - (0, 16)) * 0.2
     x, y = nose.astype(int)
