@@ -171,6 +171,27 @@ ASSETS: tuple[Asset, ...] = (
         url="https://raw.githubusercontent.com/XPixelGroup/BasicSR/master/basicsr/metrics/niqe_pris_params.npz",
         page="https://github.com/XPixelGroup/BasicSR", note="statistics of undistorted photos that NIQE compares with",
     ),
+    Asset(
+        name="face_landmarker", file="face_landmarker.task", bytes=3758596, licence="Apache-2.0", used_by=("blendshapes",),
+        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+        url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+        page="https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker", note="MediaPipe's 52 blendshapes",
+    ),
+    Asset(
+        name="yolox_l", file="yolox_l.onnx", url="", sha256=None,
+        bytes=None, licence="Apache-2.0", used_by=("body_pose",), page="https://github.com/IDEA-Research/DWPose",
+        note="detector of people YOLOX-l, in front of dwpose",
+    ),
+    Asset(
+        name="dwpose", file="dw-ll_ucoco_384.onnx", url="", sha256=None, bytes=None, licence="Apache-2.0", used_by=("body_pose",), page="https://github.com/IDEA-Research/DWPose",
+        note="whole-body key points DWPose-l, 384 x 288 px",
+    ),
+    Asset(
+        name="megraphau", file="megraphau_swin_b.onnx", url="", sha256=None, bytes=None, used_by=("action_units_megraphau",),
+        page="https://github.com/lingjivoo/OpenGraphAU", licence="ME-GraphAU: see its page; non-commercial data sets behind it",
+        note="41 action units, Swin-B: facetorch's TorchScript (tomas-gajarsky/facetorch-au-opengraph) exported to ONNX, "
+        "(n, 3, 224, 224) to (n, 41)",
+    ),
     _taef2("encoder", 2701412, "30800499b2a99423843706c6aa4274da2f62a4dc542739154ea580987b1fe661", "pictures to latents"),
     _taef2("decoder", 2702534, "51b05e6203cfec61403115263101911ee3378452eb57a98b89a951e56884886b", "latents to pictures, to look"),
 )

@@ -15,6 +15,7 @@ from preprocessing.fields import AUDIO, GIVEN, VIDEO, by_name, known_names
 from preprocessing.operator import FamilyOperator, Operator
 from preprocessing.operators.active_speaker import ActiveSpeaker
 from preprocessing.operators.aligned_faces import AlignedFaces
+from preprocessing.operators.body_pose import BodyMeasures, BodyPose
 from preprocessing.operators.captions import Blip, GivenCaption, Llava, LlavaDescription
 from preprocessing.operators.clusters import IdentityCluster
 from preprocessing.operators.condition_maps import Canny, Colours, Grey, Lines
@@ -22,6 +23,7 @@ from preprocessing.operators.contents import Objects, PictureClass
 from preprocessing.operators.degradations import Degraded, Sharpened
 from preprocessing.operators.depth import Depth
 from preprocessing.operators.duplicates import Duplicate
+from preprocessing.operators.expressions import ActionUnits, Blendshapes
 from preprocessing.operators.face_cover import FaceCover
 from preprocessing.operators.face_crops import FaceBoxCrops, FaceTube, FaceTubeCrops
 from preprocessing.operators.face_detect import FaceDetect
@@ -39,10 +41,12 @@ from preprocessing.operators.landmark_subsets import LandmarkSubsets
 from preprocessing.operators.latents import AutoencoderLatents, TinyLatents
 from preprocessing.operators.measures import Measures
 from preprocessing.operators.morphable import MorphableFit, MorphableLayouts
+from preprocessing.operators.motion import Motion
 from preprocessing.operators.naturalness import Naturalness
 from preprocessing.operators.near_duplicates import NearDuplicate
 from preprocessing.operators.picture_measures import PerceptualHash, PictureMeasures
 from preprocessing.operators.pictures import KeyFrame, Pictures
+from preprocessing.operators.pose_maps import KeyPointPictures, PoseMaps
 from preprocessing.operators.realign import Realign
 from preprocessing.operators.scene_cuts import SceneCuts
 from preprocessing.operators.segmentation import Segmentation
@@ -51,6 +55,7 @@ from preprocessing.operators.speech_features import SpeechConvolutions, SpeechSt
 from preprocessing.operators.speech_probability import SpeechProbability
 from preprocessing.operators.sync import RealignedSyncScores, SyncScores
 from preprocessing.operators.text_embeddings import TextEmbeddings
+from preprocessing.operators.video_views import PersonMask, PersonSplit, WholeFrames
 from preprocessing.operators.wording import ActionCaption, MeasuredCaption, MeasuredDescription, TaggedCaption, UnifiedCaption
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -62,6 +67,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     LlavaDescription, PictureClass, Objects, LabelsGiven, MeasuredDescription, MeasuredCaption, ActionCaption, UnifiedCaption,
     TaggedCaption, Instructions,
     Landmarks106, Landmarks3D68, SceneCuts, Naturalness, FaceCover, NearDuplicate,
+    BodyPose, BodyMeasures, Motion, Blendshapes,
 )  # fmt: skip
 # Their fields carry parameters in their names: face_box_96. With a field each for the documentation and the tests.
 FAMILIES: dict[type[FamilyOperator], str] = {
@@ -71,7 +77,9 @@ FAMILIES: dict[type[FamilyOperator], str] = {
     Degraded: "degraded_pasd_512", Sharpened: "sharpened_512", Grey: "grey_512", Colours: "colours_512", Canny: "canny_512",
     Lines: "lines_512", Depth: "depth_512", Segmentation: "segmentation_512", MorphableFit: "morphable_learned_260",
     MorphableLayouts: "morphable_learned_257", FaceMaps: "map_normal_learned_512", FaceParsing: "parsing_ffhq_512",
-    PartMasks: "part_masks_image_512", FaceFeatures: "face_features_336",
+    PartMasks: "part_masks_image_512", FaceFeatures: "face_features_336", WholeFrames: "frames_256",
+    PersonMask: "person_mask_256", PersonSplit: "foreground_256", PoseMaps: "pose_map_openpose_256",
+    KeyPointPictures: "key_points_256", ActionUnits: "action_units_megraphau",
 }  # fmt: skip
 _BY_FIELD = {field.name: kind for kind in OPERATORS for field in kind().writes}
 

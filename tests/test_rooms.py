@@ -15,11 +15,11 @@ ROOMS = ("preprocessing", "models", "training", "pipelines", "infra")
 MAY: dict[str, tuple[str, ...]] = {
     "infra": (),
     "preprocessing": ("infra", "models.perception()"),
-    # audio_features: plain formulas that operators, training examples and generation must share to the sample
+    # plain formulas that operators, training examples and generation must share exactly;
     # degradation: restoration methods degrade afresh each time a picture is seen; face_words: ConsistentID's marked captions
     "models": (
         "infra", "training.stage", "preprocessing.fields", "preprocessing.audio_features", "preprocessing.degradation",
-        "preprocessing.face_words",
+        "preprocessing.drawing", "preprocessing.face_words", "preprocessing.frame_sampling",
     ),
     # frame_sequence: the type that codecs decode frames to
     "training": ("infra", "preprocessing.fields", "preprocessing.codecs", "preprocessing.frame_sequence"),

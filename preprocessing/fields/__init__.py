@@ -3,6 +3,7 @@
 Imports nothing else of the project, so that contracts can name fields without pulling in decoders.
 """
 
+from preprocessing.fields.bodies import BODY_MEASURES, POSE_133, PoseStyle, key_points, pose_map
 from preprocessing.fields.conditions import (
     OBJECTS,
     PICTURE_CLASS,
@@ -19,6 +20,7 @@ from preprocessing.fields.conditions import (
     sharp_image,
 )
 from preprocessing.fields.contract import NAME, SOURCE_PX, AnyOf, Codec, Family, Field, Rate
+from preprocessing.fields.expressions import BLENDSHAPES_52, ActionUnitVariant, action_units
 from preprocessing.fields.face_parts import (
     FACE_CLASSES,
     FACE_LABELS,
@@ -104,6 +106,7 @@ from preprocessing.fields.text import (
     TEXT_POOLED_SDXL,
     text_embedding,
 )
+from preprocessing.fields.video import FLOW_SPEED, MOTION_MEASURES, VIEW, background, foreground, frames, person_mask, view_shape
 from preprocessing.fields.vocabulary import FAMILIES, FIELDS, THEMES, by_name, known_names, markdown
 
 __all__ = [
@@ -112,6 +115,8 @@ __all__ = [
     "AUDIO",
     "AUDIO_REALIGNED",
     "AUDIO_SILENT",
+    "BLENDSHAPES_52",
+    "BODY_MEASURES",
     "CAPTION_ACTION",
     "CAPTION_BLIP",
     "CAPTION_GIVEN",
@@ -135,6 +140,7 @@ __all__ = [
     "FACE_VALID",
     "FAMILIES",
     "FIELDS",
+    "FLOW_SPEED",
     "GIVEN",
     "HAIR_CLASSES",
     "HEAD_POSE",
@@ -153,6 +159,7 @@ __all__ = [
     "MEASURES",
     "MEL80",
     "MFCC13",
+    "MOTION_MEASURES",
     "NAME",
     "NATURALNESS",
     "NEAR_DUPLICATE",
@@ -161,6 +168,7 @@ __all__ = [
     "PICTURE_CLASS",
     "PICTURE_MEASURES",
     "PIRENDERER",
+    "POSE_133",
     "PROMPT",
     "REALIGNMENT",
     "SCENE_CUTS",
@@ -179,9 +187,11 @@ __all__ = [
     "TUBE_BOX",
     "UNKNOWN_LABEL",
     "VIDEO",
+    "VIEW",
     "VOICED",
     "W2V512",
     "W2V1024",
+    "ActionUnitVariant",
     "AnyOf",
     "Codec",
     "CropKind",
@@ -192,11 +202,14 @@ __all__ = [
     "Layout",
     "MapKind",
     "MorphableModel",
+    "PoseStyle",
     "Rate",
     "RenderedMap",
     "Template",
+    "action_units",
     "aligned_face",
     "alignment",
+    "background",
     "by_name",
     "coefficients",
     "colour_map",
@@ -208,18 +221,24 @@ __all__ = [
     "face_features",
     "face_map",
     "face_parsing",
+    "foreground",
+    "frames",
     "grey_image",
     "identity",
     "image",
     "image_parsing",
+    "key_points",
     "known_names",
     "latent",
     "markdown",
     "morphable_crop",
     "morphable_fit",
     "part_masks",
+    "person_mask",
+    "pose_map",
     "segmentation",
     "segments",
     "sharp_image",
     "text_embedding",
+    "view_shape",
 ]

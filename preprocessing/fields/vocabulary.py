@@ -5,10 +5,26 @@ A new field stands in the module of its theme, in that module's FIELDS or FAMILI
 
 from __future__ import annotations
 
-from preprocessing.fields import conditions, face_parts, faces, latents, morphable, pictures, quality, sound, source, text
+from preprocessing.fields import (
+    bodies,
+    conditions,
+    expressions,
+    face_parts,
+    faces,
+    latents,
+    morphable,
+    pictures,
+    quality,
+    sound,
+    source,
+    text,
+    video,
+)
 from preprocessing.fields.contract import Family, Field
 
-THEMES = (source, faces, face_parts, morphable, sound, pictures, conditions, quality, text, latents)
+THEMES = (
+    source, faces, face_parts, expressions, morphable, bodies, sound, pictures, video, conditions, quality, text, latents,
+)  # fmt: skip
 FIELDS: tuple[Field, ...] = tuple(field for theme in THEMES for field in theme.FIELDS)
 FAMILIES: tuple[Family, ...] = tuple(family for theme in THEMES for family in getattr(theme, "FAMILIES", ()))
 

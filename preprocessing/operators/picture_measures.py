@@ -61,7 +61,7 @@ class PictureMeasures(Operator):
             picture = shrunk(frame, LOOK_PX)
             small = cv2.cvtColor(shrunk(picture, FLOW_PX), cv2.COLOR_RGB2GRAY)
             if before is not None and place - 1 in places:
-                speeds.append(flow_length(before, small) / FLOW_PX * video.fps)
+                speeds.append(flow_length(optical_flow(before, small)) / FLOW_PX * video.fps)
             if place in places:
                 looks.append(look(picture))
             before = small
@@ -124,12 +124,17 @@ def colourfulness(picture: np.ndarray) -> float:
     return float(spread + 0.3 * np.hypot(red_green.mean(dtype=np.float64), yellow_blue.mean(dtype=np.float64)))
 
 
-def flow_length(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean length in px of the optical flow between two grey pictures."""
+def optical_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(H, W, 2) float32: where each pixel of a grey picture goes in the next, px right and down (Farnebäck 2003)."""
     flow = np.empty((*before.shape, 2), np.float32)
     cv2.calcOpticalFlowFarneback(
         before, after, flow, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
     )
+    return flow
+
+
+def flow_length(flow: np.ndarray) -> float:
+    """Mean length in px of (H, W, 2) flow."""
     return float(np.hypot(flow[..., 0], flow[..., 1]).mean(dtype=np.float64))
 
 

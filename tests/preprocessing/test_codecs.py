@@ -20,6 +20,9 @@ from preprocessing.frame_sequence import FOOTER, FrameSequence
 
 TEXT = Field("caption", "txt", "str", (), "clip", "a caption")
 CROPS = fields.face_crop(48, "box")
+MAPS = Field("maps", "mpng", "uint8", ("frames", 48, 48, 3), "frame", "drawings", colour="RGB")
+MASKS = Field("masks", "mpng", "uint8", ("frames", 48, 40), "frame", "masks")
+DRAWING = Field("drawing", "png", "uint8", ("height", "width", 3), "clip", "a drawing", colour="RGB")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -95,6 +98,40 @@ def test_pictures_survive_and_missing_ones_are_black():
         sequence[10]
 
 
+@pytest.mark.parametrize("field", [MAPS, MASKS], ids=lambda field: field.name)
+def test_lossless_sequences_come_back_to_the_bit(field):
+    wanted = list(np.random.default_rng(0).integers(0, 256, (6, *field.shape[1:]), dtype=np.uint8))
+    wanted[2] = None
+    data = encode(field, wanted)
+    assert data == encode(field, iter(wanted)) == encode(field, FrameSequence(data))
+    sequence = decode(field, data)
+    assert sequence.shape == (6, *field.shape[1:])
+    assert sequence.present.tolist() == [True, True, False, True, True, True]
+    assert not sequence[2].any()
+    assert np.array_equal(sequence[3:5], np.stack(wanted[3:5]))
+    with pytest.raises(LikenessError, match="shape"):
+        decode(MASKS if field is MAPS else MAPS, data)
+
+
+def test_kinds_of_sequences_do_not_mix():
+    lossy = FrameSequence(encode(CROPS, pictures(3)))
+    with pytest.raises(LikenessError, match="maps is a sequence of kind jpeg"):
+        encode(MAPS, lossy)
+    with pytest.raises(LikenessError, match="frame 0 is uint8"):
+        encode(MASKS, [np.zeros((48, 40, 3), np.uint8)])
+
+
+def test_png_round_trip():
+    picture = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    data = encode(DRAWING, picture)
+    assert np.array_equal(decode(DRAWING, data), picture)
+    assert data[:4] == b"\x89PNG"
+    mask = Field("mask", "png", "uint8", ("height", "width"), "clip", "a mask")
+    assert np.array_equal(decode(mask, encode(mask, picture[..., 0])), picture[..., 0])
+    with pytest.raises(LikenessError, match="shape"):
+        encode(mask, picture)
+
+
 def test_a_window_reads_only_its_own_bytes(tmp_path, monkeypatch):
     data = encode(CROPS, [p for p in pictures(200) if p is not None])
     member = tmp_path / "shard.tar"
@@ -150,6 +187,8 @@ def test_what_does_not_fit_is_refused(field, value, message):
         (fields.AUDIO, np.ones(100, np.int16)),
         (fields.SOURCE, {"a": 1}),
         (CROPS, pictures(4)),
+        (MASKS, [np.ones((48, 40), np.uint8)] * 3),
+        (DRAWING, np.ones((9, 9, 3), np.uint8)),
     ],
 )
 def test_damaged_bytes_are_named(field, value):
@@ -167,4 +206,4 @@ def test_bytes_of_another_field_are_refused():
 
 
 def test_every_codec_has_an_extension():
-    assert {f.codec for f in (*fields.FIELDS, CROPS)} <= EXTENSION.keys()
+    assert {f.codec for f in (*fields.FIELDS, CROPS, MAPS, DRAWING)} <= EXTENSION.keys()

@@ -25,8 +25,10 @@ GOLDEN = Path(__file__).parent / "golden" / "operators.json"
 TOLERANCE = {
     "face_detections": 1.0, "face_track": 1.0, "landmarks_478": 0.5, "landmarks_68": 0.5, "landmarks_5": 0.5, "face_box": 0.5,
     "tube_box": 1.01, "head_pose": 0.3, "mel80": 0.002, "face_box_96": 2.0, "face_tube_256": 2.0, "image_512": 2.0,
-    "face_arcface_112": 2.0, "align_arcface_112": 0.5, "parsing_ffhq_512": 6.0, "part_masks_image_512": 0.05,
-    "face_features_336": 3.0, "degraded_pasd_512": 2.0, "sharpened_512": 2.0, "colours_512": 2.0, "mfcc13": 0.002,
+    "face_arcface_112": 2.0, "align_arcface_112": 0.5, "pose_133": 1.0, "flow_speed": 0.01, "frames_256": 2.0,
+    "person_mask_256": 3.0, "foreground_256": 3.0, "background_256": 3.0, "pose_map_openpose_256": 6.0, "key_points_256": 30.0,
+    "parsing_ffhq_512": 6.0, "part_masks_image_512": 0.05, "face_features_336": 3.0, "degraded_pasd_512": 2.0,
+    "sharpened_512": 2.0, "colours_512": 2.0, "mfcc13": 0.002,
 }  # fmt: skip
 RELATIVE = 0.03  # for measures
 

@@ -22,8 +22,13 @@ def _save(path: Path, nodes: list, inputs: list, outputs: list, weights: dict[st
     return path
 
 
-def recogniser(path: Path, dims: int, seed: int = 0, size_px: int = 112) -> tuple[Path, np.ndarray, np.ndarray]:
-    """(n, 3, size, size) -> (n, dims): means of 16 px blocks, then a random linear layer, given back: (147, dims), (dims,)."""
+def recogniser(
+    path: Path, dims: int, seed: int = 0, size_px: int = 112, squashed: bool = False
+) -> tuple[Path, np.ndarray, np.ndarray]:
+    """(n, 3, size, size) -> (n, dims): means of 16 px blocks, then a random linear layer, given back: (147, dims), (dims,).
+
+    With `squashed` a sigmoid behind it.
+    """
     rng = np.random.default_rng(seed)
     blocks = (size_px // 16) ** 2 * 3
     weight = rng.standard_normal((blocks, dims)).astype(np.float32)
@@ -31,8 +36,10 @@ def recogniser(path: Path, dims: int, seed: int = 0, size_px: int = 112) -> tupl
     nodes = [
         helper.make_node("AveragePool", ["input"], ["blocks"], kernel_shape=[16, 16], strides=[16, 16]),
         helper.make_node("Flatten", ["blocks"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["embedding"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["linear" if squashed else "embedding"]),
     ]
+    if squashed:
+        nodes.append(helper.make_node("Sigmoid", ["linear"], ["embedding"]))
     taken = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, size_px, size_px])]
     given = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", dims])]
     return _save(path, nodes, taken, given, {"weight": weight, "bias": bias}), weight, bias
@@ -125,3 +132,68 @@ def heat_maps(path: Path, maps: int = 198, seed: int = 0) -> tuple[Path, np.ndar
     taken = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 224, 224])]
     given = [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["n", maps, 28, 28])]
     return _save(path, nodes, taken, given, {"weight": weight[..., None, None], "bias": bias}), weight, bias
+
+
+def yolox(path: Path) -> Path:
+    """YOLOX's layout, (1, 3, 640, 640) -> (1, 8400, 85). It "finds" people of 96 x 192 px at the middles of blue cells of 32 px.
+
+    Their score is 0.90, by the object's 0.95 and the class's 0.95. Blue is the first channel, so that RGB finds red ones instead.
+    """
+    nodes, weights, parts = [], {}, []
+    for stride in (8, 16, 32):
+        weight, bias = np.zeros((85, 3, 1, 1), np.float32), np.zeros(85, np.float32)
+        bias[:4] = (0.5, 0.5, np.log(96 / stride), np.log(192 / stride))
+        bias[4:] = -20
+        if stride == 32:
+            weight[4, :, 0, 0] = (0.1, -0.1, -0.1)
+            bias[4], bias[5] = -22.5565, 2.9444
+        names = [f"{kind}{stride}" for kind in ("w", "b", "cell", "map", "flat", "rows", "place", "likely", "sure")]
+        w, b, cell, plane, flat, rows, place, likely, sure = names
+        weights |= {w: weight, b: bias, f"shape{stride}": np.array([1, 85, -1], np.int64)}
+        nodes += [
+            helper.make_node("AveragePool", ["images"], [cell], kernel_shape=[stride] * 2, strides=[stride] * 2),
+            helper.make_node("Conv", [cell, w, b], [plane]),
+            helper.make_node("Reshape", [plane, f"shape{stride}"], [flat]),
+            helper.make_node("Transpose", [flat], [rows], perm=[0, 2, 1]),
+            helper.make_node("Split", [rows, "halves"], [place, likely], axis=2),
+            helper.make_node("Sigmoid", [likely], [sure]),
+            helper.make_node("Concat", [place, sure], [f"out{stride}"], axis=2),
+        ]
+        parts.append(f"out{stride}")
+    weights["halves"] = np.array([4, 81], np.int64)
+    nodes.append(helper.make_node("Concat", parts, ["output"], axis=1))
+    taken = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 640, 640])]
+    given = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 8400, 85])]
+    return _save(path, nodes, taken, given, weights)
+
+
+def simcc(path: Path, points: int = 133, seed: int | None = None) -> tuple[Path, dict[str, np.ndarray]]:
+    """DWPose's layout, (1, 3, 384, 288) -> SimCC curves (1, points, 576) and (1, points, 768); its weights are given back.
+
+    A curve is the picture's mean over channels and the other axis, through a matrix, times a number of the point, plus a curve of
+    the point. Without a seed the matrix doubles each pixel, and points are all alike: the brightest column and row win.
+    """
+    weights: dict[str, np.ndarray] = {}
+    for axis, size in (("x", 288), ("y", 384)):
+        if seed is None:
+            weights |= {f"m{axis}": np.repeat(np.eye(size), 2, 1), f"a{axis}": np.ones((points, 1)),
+                        f"c{axis}": np.full((points, 2 * size), 5.0)}  # fmt: skip
+        else:
+            rng = np.random.default_rng(seed + size)
+            weights |= {f"m{axis}": rng.standard_normal((size, 2 * size)), f"a{axis}": rng.uniform(0, 1, (points, 1)),
+                        f"c{axis}": rng.standard_normal((points, 2 * size))}  # fmt: skip
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    nodes = []
+    for axis, other in (("x", 2), ("y", 3)):
+        nodes += [
+            helper.make_node("ReduceMean", ["input"], [f"mean{axis}"], axes=[1, other], keepdims=0),
+            helper.make_node("MatMul", [f"mean{axis}", f"m{axis}"], [f"curve{axis}"]),
+            helper.make_node("Mul", [f"curve{axis}", f"a{axis}"], [f"scaled{axis}"]),
+            helper.make_node("Add", [f"scaled{axis}", f"c{axis}"], [f"flat{axis}"]),
+            helper.make_node("Unsqueeze", [f"flat{axis}", "first"], [f"simcc_{axis}"]),
+        ]
+    weights["first"] = np.array([0], np.int64)
+    taken = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 384, 288])]
+    given = [helper.make_tensor_value_info(f"simcc_{axis}", TensorProto.FLOAT, [1, points, 2 * size])
+             for axis, size in (("x", 288), ("y", 384))]  # fmt: skip
+    return _save(path, nodes, taken, given, weights), weights
