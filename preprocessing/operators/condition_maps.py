@@ -15,6 +15,7 @@ from pydantic import model_validator
 from preprocessing.fields import VIDEO, Field, MapKind, colour_map, condition_frames, condition_map, grey_image, image
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import FamilyOperator, Frames, OperatorParams, Sample
+from preprocessing.operators.of_picture import OfPicture, SizeParams
 
 LINES_AT_PX = 512  # the shorter side for which the widths of lines are given
 DOG_RATIO = 1.6  # of the two Gaussians: Marr and Hildreth's approximation of the Laplacian of a Gaussian
@@ -140,7 +141,7 @@ class Lines(MapOperator):
         return np.rint(drawn * 255).astype(np.uint8)
 
 
-class Grey(FamilyOperator):
+class Grey(OfPicture):
     """`grey_SIZE`: `image_SIZE` without colour, by Pillow's integer formula.
 
     The condition of PASD's colourisation, and the first step of StyleDiffusion's removal of style.
@@ -148,53 +149,31 @@ class Grey(FamilyOperator):
 
     name = "grey"
     version = 1
+    prefix = "grey"
 
-    class Params(OperatorParams):
-        """`size`: the shorter side in px."""
-
-        size: int = Setting(ge=10, le=9999)
-
-    @classmethod
-    def of_field(cls, field: str) -> dict[str, Any] | None:
-        match = re.fullmatch(r"grey_([1-9]\d{1,3})", field)
-        return {"size": int(match[1])} if match else None
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        return (image(self.params.size),)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (grey_image(self.params.size),)
+    @staticmethod
+    def made(size: int) -> Field:
+        return grey_image(size)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         return {self.writes[0]: luma(sample[self.reads[0]])}
 
 
-class Colours(FamilyOperator):
+class Colours(OfPicture):
     """`colours_SIZE`: SCEdit's colour condition: the picture shrunk to a `shrink`th (bicubic) and enlarged again (nearest)."""
 
     name = "colours"
     version = 1
+    prefix = "colours"
 
-    class Params(OperatorParams):
-        """`size`: the shorter side in px, fixed by the field's name; `shrink`: a square's side in px."""
+    class Params(SizeParams):
+        """`shrink`: a square's side in px."""
 
-        size: int = Setting(ge=10, le=9999)
         shrink: int = Setting(64, ge=2)
 
-    @classmethod
-    def of_field(cls, field: str) -> dict[str, Any] | None:
-        match = re.fullmatch(r"colours_([1-9]\d{1,3})", field)
-        return {"size": int(match[1])} if match else None
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        return (image(self.params.size),)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (colour_map(self.params.size),)
+    @staticmethod
+    def made(size: int) -> Field:
+        return colour_map(size)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         picture = sample[self.reads[0]]

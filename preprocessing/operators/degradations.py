@@ -11,6 +11,7 @@ from pydantic import Field as Setting
 from preprocessing.degradation import RECIPES, degrade, sharpened
 from preprocessing.fields import FACE_VALID, KEY_FRAME, Degradation, Field, aligned_face, degradation, degraded, image, sharp_image
 from preprocessing.operator import FamilyOperator, OperatorParams, Refused, Sample
+from preprocessing.operators.of_picture import OfPicture
 from preprocessing.seeds import generator
 
 
@@ -75,29 +76,16 @@ class Degraded(FamilyOperator):
         return dict(zip(self.writes, (_levels(result), {"recipe": self.params.recipe, "steps": steps}), strict=True))
 
 
-class Sharpened(FamilyOperator):
+class Sharpened(OfPicture):
     """`sharpened_SIZE`: `image_SIZE` after the unsharp masking of Real-ESRGAN and DiffBIR v2.1, whose target it is."""
 
     name = "sharpened"
     version = 1
+    prefix = "sharpened"
 
-    class Params(OperatorParams):
-        """`size`: the shorter side in px."""
-
-        size: int = Setting(ge=10, le=9999)
-
-    @classmethod
-    def of_field(cls, field: str) -> dict[str, Any] | None:
-        match = re.fullmatch(r"sharpened_([1-9]\d{1,3})", field)
-        return {"size": int(match[1])} if match else None
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        return (image(self.params.size),)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (sharp_image(self.params.size),)
+    @staticmethod
+    def made(size: int) -> Field:
+        return sharp_image(size)
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
         return {self.writes[0]: _levels(sharpened(_light(sample[self.reads[0]])))}

@@ -11,7 +11,8 @@ from pydantic import Field as Setting
 
 from preprocessing.fields import Field, image, latent
 from preprocessing.onnx_session import OnnxNetwork
-from preprocessing.operator import FamilyOperator, OperatorParams, Resources, Sample
+from preprocessing.operator import FamilyOperator, Resources, Sample
+from preprocessing.operators.of_picture import OfPicture
 from preprocessing.pretrained import PretrainedOperator, PretrainedParams, load_network, loading
 
 STEP_PX = 8  # one latent pixel stands for 8 x 8 pixels, in all encoders of the family
@@ -109,7 +110,7 @@ class AutoencoderLatents(PretrainedOperator, FamilyOperator):
         return list(torch.cat([moments.mean, moments.logvar], 1).half().cpu().numpy())
 
 
-class TinyLatents(FamilyOperator):
+class TinyLatents(OfPicture):
     """latent_taef2_SIZE: the latent space of FLUX.2 by its tiny autoencoder (madebyollin/taesd), with ONNX Runtime.
 
     `image_SIZE` is cut as by `cropped` and scaled to [0, 1]. Stored is the one latent it gives, as float16: 32 channels, no
@@ -119,24 +120,11 @@ class TinyLatents(FamilyOperator):
     name = "latents_taef2"
     version = 1
     resources = Resources(assets=("taef2_encoder",))
+    prefix = "latent_taef2"
 
-    class Params(OperatorParams):
-        """`size`: as in the field's name."""
-
-        size: int = Setting(ge=10, le=9999)
-
-    @classmethod
-    def of_field(cls, field: str) -> dict[str, Any] | None:
-        match = re.fullmatch(r"latent_taef2_([1-9]\d{1,3})", field)
-        return {"size": int(match[1])} if match else None
-
-    @property
-    def reads(self) -> tuple[Field, ...]:
-        return (image(self.params.size),)
-
-    @property
-    def writes(self) -> tuple[Field, ...]:
-        return (latent("taef2", self.params.size),)
+    @staticmethod
+    def made(size: int) -> Field:
+        return latent("taef2", size)
 
     def setup(self) -> None:
         """Load the encoder.
