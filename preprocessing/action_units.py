@@ -5,7 +5,7 @@ Left and right are the person's own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -95,6 +95,22 @@ def blendshape_scores(shapes: np.ndarray) -> np.ndarray:
     column = {name: shapes[:, place] for place, name in enumerate(BLENDSHAPES)}
     rules = [np.max([np.min([column[name] for name in group], 0) for group in rule], 0) for rule in RULES.values()]
     return np.stack(rules, 1)
+
+
+def agreement(truth: Sequence[Collection[str]], found: Sequence[Collection[str]]) -> dict[str, float]:
+    """Precision, recall and F1 of each clip's labels, averaged over clips (InstructAvatar's AU scores).
+
+    Clips without true labels are left out, as there; where nothing is found, or nothing rightly, a clip counts 0.
+    """
+    scores = []
+    for true, seen in zip(truth, found, strict=True):
+        if true:
+            a, b = set(true), set(seen)
+            hits = len(a & b)
+            scores.append((hits / len(b) if b else 0.0, hits / len(a), 2 * hits / (len(a) + len(b))))
+    if not scores:
+        raise LikenessError("no clip has action units to compare with", allowed="at least one clip with labels")
+    return dict(zip(("precision", "recall", "f1"), np.mean(scores, 0).tolist(), strict=True))
 
 
 def multi_hot(labels: Collection[str]) -> np.ndarray:

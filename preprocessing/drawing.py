@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import colorsys
 import math
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from infra.errors import LikenessError
 from preprocessing import body_layouts
+from preprocessing.fields import PoseStyle
 
-PoseStyle = Literal["openpose", "disco"]
 MIN_SCORE = 0.3  # below, a point is not drawn: DWPose's threshold
 
 # OpenPose's 18 colours (RGB) run round the hue circle; point i and limb i share one.

@@ -13,8 +13,6 @@ import numpy as np
 
 from preprocessing.fields.video import VIEW
 
-PATTERN = VIEW
-
 
 @dataclass(frozen=True)
 class View:
@@ -68,13 +66,7 @@ class View:
         return out
 
 
-def size_of(name: str) -> tuple[int, int]:
-    """(height, width) that "256" or "320x512" names."""
-    sides = [int(side) for side in name.split("x")]
-    return sides[0], sides[-1]
-
-
 def match(prefix: str, field: str) -> str | None:
     """The size in a field's name `PREFIX_SIZE`, as it stands there, None where the field is none of these."""
-    found = re.fullmatch(rf"{prefix}_({PATTERN})", field)
+    found = re.fullmatch(rf"{prefix}_({VIEW})", field)
     return found[1] if found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,14 +12,14 @@ from pydantic import Field as Setting
 
 from preprocessing import drawing
 from preprocessing.drawing import draw_key_points, draw_pose
-from preprocessing.fields import KEY_FRAME, LANDMARKS_5, POSE_133, SOURCE, Field, key_points, pose_map, view_shape
+from preprocessing.fields import KEY_FRAME, LANDMARKS_5, POSE_133, SOURCE, Field, PoseStyle, key_points, pose_map, view_shape
 from preprocessing.frame_sequence import FrameSequence
 from preprocessing.operator import FamilyOperator, OperatorParams, Sample
 from preprocessing.views import View, match
 
 # Shorter side of the canvas at which the released sets were drawn, in px: ControlNet's annotators shrink pictures to 512 first,
 # DisCo draws on TikTok's frames of 604 x 1080. Sticks are 8 px wide there whatever becomes of the picture afterwards.
-CANVAS_PX = {"openpose": 512, "disco": 604}
+CANVAS_PX: dict[PoseStyle, int] = {"openpose": 512, "disco": 604}
 
 
 class PoseMaps(FamilyOperator):
@@ -39,7 +39,7 @@ class PoseMaps(FamilyOperator):
         `canvas_px`: shorter side of the canvas it is drawn on before it is resized; 0 for the style's own, 512 or 604.
         """
 
-        style: Literal["openpose", "disco"]
+        style: PoseStyle
         size: str
         hands: bool = False
         face: bool = False
@@ -48,9 +48,8 @@ class PoseMaps(FamilyOperator):
 
     @classmethod
     def of_field(cls, field: str) -> dict[str, Any] | None:
-        found = re.match(r"pose_map_(openpose|disco)_", field)
-        size = match(found[0].removesuffix("_"), field) if found else None
-        return {"style": found[1], "size": size} if found and size else None
+        sizes = {style: match(f"pose_map_{style}", field) for style in CANVAS_PX}
+        return next(({"style": style, "size": size} for style, size in sizes.items() if size), None)
 
     @classmethod
     def variants(cls) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from tiny_onnx import recogniser
 from infra import assets
 from infra.errors import LikenessError
 from preprocessing import action_units, catalogue, fields
-from preprocessing.action_units import BLENDSHAPES, LABELS, OTHER, RULES, UNSEEN, from_blendshapes, multi_hot
+from preprocessing.action_units import BLENDSHAPES, LABELS, OTHER, RULES, UNSEEN, agreement, from_blendshapes, multi_hot
 from preprocessing.apply import run_in_memory
 from preprocessing.fields import BLENDSHAPES_52, FACE_VALID, LANDMARKS_478, aligned_face
 from preprocessing.operator import Sample
@@ -63,6 +63,17 @@ def test_targets_of_the_head():
     assert multi_hot([]).tolist() == [0] * 42
     found = multi_hot(["AU12", "AUR14", "wink"])
     assert np.flatnonzero(found).tolist() == [LABELS.index("AU12"), 40, OTHER]
+
+
+def test_agreement_is_averaged_over_clips():
+    truth = [["AU1", "AU2"], ["AU4"], [], ["AU6", "AU7", "AU9"]]
+    found = [["AU1"], [], ["AU5"], ["AU6", "AU7", "AU12", "AU25"]]
+    scores = agreement(truth, found)
+    assert scores["precision"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert scores["recall"] == pytest.approx((1 / 2 + 0 + 2 / 3) / 3)
+    assert scores["f1"] == pytest.approx((2 / 3 + 0 + 4 / 7) / 3)
+    with pytest.raises(LikenessError, match="no clip has action units"):
+        agreement([[]], [["AU1"]])
 
 
 def test_frames_are_drawn_by_seed_and_key():

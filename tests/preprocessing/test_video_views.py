@@ -19,7 +19,7 @@ from preprocessing.drawing import draw_pose
 from preprocessing.fields import FACE_VALID, KEY_FRAME, LANDMARKS_5, POSE_133, SOURCE, VIDEO
 from preprocessing.operator import Sample
 from preprocessing.operators.video_views import CLIP_MEAN, split
-from preprocessing.views import View, match, size_of
+from preprocessing.views import View, match
 
 corpus = pytest.mark.skipif("LIKENESS_CORPUS" not in os.environ, reason="LIKENESS_CORPUS not set")
 
@@ -48,8 +48,8 @@ def test_points_lie_where_the_picture_shows_them():
 
 
 def test_sizes_in_names():
-    assert size_of("256") == fields.view_shape("256") == (256, 256)
-    assert size_of("320x512") == (320, 512)
+    assert fields.view_shape("256") == (256, 256)
+    assert fields.view_shape("320x512") == (320, 512)
     assert match("frames", "frames_320x512") == "320x512"
     assert match("frames", "frames_0320") is None
     assert match("frames", "frames_320x") is None
