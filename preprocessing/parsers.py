@@ -71,9 +71,10 @@ class Coarse:
     """
 
     def __init__(self) -> None:
-        from preprocessing.operators.mediapipe_parts import SelfieSegmentation, mesh_triangles
+        from preprocessing.operators.mediapipe_bodies import Silhouette
+        from preprocessing.operators.mediapipe_parts import mesh_triangles
 
-        self._person = SelfieSegmentation()
+        self._person = Silhouette()
         self._triangles = mesh_triangles()
 
     def __call__(self, picture: np.ndarray, mesh: np.ndarray) -> np.ndarray:
