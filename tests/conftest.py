@@ -66,6 +66,7 @@ def ray_session() -> Iterator[None]:
 CLUSTERS = {"test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in two processes (pytest -n 2 --dist loadgroup) a file stays together, and all that uses Ray does."""
     for item in items:
