@@ -4,8 +4,8 @@
     python benchmarks/seams.py [--base trained-tiny-sdxl] [--seeds 6] [--tiles 8] [--out FOLDER]
 
 A canvas of `tiles` windows side by side is drawn from the same noise with windows that do not overlap ("alone"), and that overlap
-by a half, by three quarters and by seven eighths (as published), evenly weighted or by a Gaussian. The number is the mean absolute step
-between neighbouring pixels across the borders of the windows that do not overlap, over that elsewhere: 1 where nothing shows.
+by a half, by three quarters and by seven eighths (as published), evenly weighted or by a Gaussian. The number is the mean absolute
+step between neighbouring pixels across the borders of the windows that do not overlap, over that elsewhere: 1 where nothing shows.
 """
 
 from __future__ import annotations
