@@ -19,10 +19,10 @@ demo: install
 	$(BIN)/likeness demo --out $(OUT) $(if $(SOURCE),--source $(SOURCE))
 
 test: install lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 quick: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+	$(BIN)/python -m pytest -n 2 -m "not long"
 
 lint: install
 	$(BIN)/ruff check .

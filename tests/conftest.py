@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3_server import Proxy, start_moto
@@ -62,13 +63,22 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-# They start clusters of their own: beside the session's, two cores are too few, and stopping one looks for all its processes.
-CLUSTERS = {"test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py"}
+# They start clusters of their own, or use the session's: two at once are too much for two cores, and stopping one looks for all its
+# processes.
+WITH_RAY = {
+    "test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py", "test_dataset_failures.py",
+    "test_dataset_law_bad_inputs.py", "test_dataset_law_orders.py", "test_dataset_laws.py", "test_dataset_pools.py",
+}  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in two processes (pytest -n 2 --dist loadgroup) a file stays together, and all that uses Ray does."""
-    for item in items:
-        uses_ray = item.path.name in CLUSTERS or "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in two processes (pytest -n 2) a file stays together, and all that uses Ray does."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if Path(file).name in WITH_RAY else file
+
+    return ByFile(config, log)
