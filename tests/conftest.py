@@ -66,8 +66,8 @@ def ray_session() -> Iterator[None]:
 # They start clusters of their own, or use the session's: two at once are too much for two cores, and stopping one looks for all its
 # processes.
 WITH_RAY = {
-    "test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py", "test_dataset_failures.py",
-    "test_dataset_law_bad_inputs.py", "test_dataset_law_orders.py", "test_dataset_laws.py", "test_dataset_pools.py",
+    "test_ray.py", "test_jobs.py", "test_job_train.py", "test_dataset_nodes.py", "test_cluster_commands.py", "test_dataset_laws.py",
+    "test_dataset_failures.py", "test_dataset_law_bad_inputs.py", "test_dataset_law_orders.py", "test_dataset_pools.py",
 }  # fmt: skip
 
 
