@@ -12,7 +12,7 @@ from torch import Tensor
 
 from infra.errors import LikenessError
 from models.diffusion.conditioning import Condition, encode_pairs, time_ids
-from models.diffusion.generation import DiffusionGeneration, to_pictures, torch_generator
+from models.diffusion.generation import DiffusionGeneration, picture_of, to_pictures, torch_generator
 from models.diffusion.key_points import draw_key_points, face_box_mask
 from models.diffusion.schedulers import Name as SchedulerName
 from models.diffusion.schedulers import make_scheduler
@@ -101,14 +101,14 @@ class Portrait(DiffusionGeneration):
             scheduler=make_scheduler(self.backbone, config.scheduler, config.steps), steps=config.steps, guidance=config.guidance,
             adapter_scale=config.adapter_scale, identity_scale=config.identity_scale,
             mask=None if mask is None else self._cast(mask), nets=self._nets(), start=config.start, end=config.end,
-            controls=[self._cast(_resized(_picture(c), height, width)).expand(count, -1, -1, -1) for c in controls],
+            controls=[self._cast(_resized(picture_of(c, "control"), height, width)).expand(count, -1, -1, -1) for c in controls],
             net_scales=config.net_scales or [1.0] * len(config.nets),
         )  # fmt: skip
         return Output((to_pictures(self.backbone.decode(row[None]))[0] for row in latents), count)
 
     def _laid_out(self, posed: Values) -> tuple[int, int, np.ndarray, np.ndarray]:
         """Height and width of what is made; key points (5, 2) and box (4,) of the face in it, px."""
-        picture = _picture(posed)
+        picture = picture_of(posed, "face or pose")
         scale = self.config.size_px / max(picture.shape[:2])
         height, width = (max(MULTIPLE_PX, int(side * scale) // MULTIPLE_PX * MULTIPLE_PX) for side in picture.shape[:2])
         factor = np.array([width / picture.shape[1], height / picture.shape[0]])
@@ -138,10 +138,6 @@ def _seen(sample: Values, port: str) -> None:
         raise LikenessError(
             f"no face was found in {port}=", fix="take a picture where the face is larger, with some room around it"
         )
-
-
-def _picture(sample: Values) -> np.ndarray:
-    return next(iter(sample[VIDEO]))
 
 
 def _resized(picture: np.ndarray, height: int, width: int) -> Tensor:
