@@ -33,6 +33,8 @@ from pipelines.dataset.takedown import find_impact, take_down
 from pipelines.dataset.verify import verify
 
 FIELDS = ("after", "fragile")
+MANY = 40 // toy.EVERY
+EXHAUSTIVE = pytest.mark.skipif(toy.EVERY > 1, reason="one of many: LIKENESS_EXHAUSTIVE=1 tries them all")
 CHANGES = ("put_object", "delete_object", "create_multipart_upload", "upload_part", "complete_multipart_upload")
 NEW = {"speaker0/Clip 2.mp4": "9 9 9\n13", "speaker1/new.mp4": "4 5"}
 
@@ -152,7 +154,7 @@ def test_copied_either_way_it_is_the_same_dataset(here: tuple[Path, Path], bucke
     assert verify(tmp_path / "back").problems == []
 
 
-@pytest.mark.parametrize("fault", ["all of them", *(pytest.param(fault, marks=pytest.mark.long) for fault in FAULTS)])
+@pytest.mark.parametrize("fault", ["all of them", *(pytest.param(fault, marks=EXHAUSTIVE) for fault in FAULTS)])
 def test_faults_between_cost_nothing_but_time(
     here: tuple[Path, Path], bucket: ObjectPath, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +241,7 @@ def clear(root: ObjectPath) -> None:
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [3, pytest.param(MANY, marks=pytest.mark.long)], ids=["some", "many"])
 def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: ObjectPath, examples: int) -> None:
     root = bucket / "set"
 
@@ -252,7 +254,7 @@ def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: Ob
     killed_at_points(lambda: make(root, here[0], FIELDS), lambda: clear(root), check, examples)
 
 
-@pytest.mark.parametrize("examples", [2, pytest.param(40, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [2, pytest.param(MANY, marks=pytest.mark.long)], ids=["some", "many"])
 def test_a_later_build_killed_at_any_request(
     here: tuple[Path, Path], later: tuple[Path, Path], bucket: ObjectPath, examples: int
 ) -> None:
@@ -274,7 +276,7 @@ def test_a_later_build_killed_at_any_request(
     killed_at_points(lambda: make(root, later[0], FIELDS, 2), before, check, examples)
 
 
-@pytest.mark.parametrize("at", [12, pytest.param(3, marks=pytest.mark.long), pytest.param(25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("at", [12, pytest.param(3, marks=EXHAUSTIVE), pytest.param(25, marks=EXHAUSTIVE)])
 def test_a_process_killed_in_the_middle_of_an_upload(here: tuple[Path, Path], bucket: ObjectPath, proxy: Proxy, at: int) -> None:
     root = bucket / "set"
     command = [sys.executable, toy.__file__, str(root), str(here[0]), "--fields", *FIELDS]
