@@ -78,10 +78,13 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes, colour: bool) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB, or (H, W) where `colour` is false; None where the bytes are no picture."""
+    """(H, W, 3) uint8 RGB, or (H, W) where `colour` is false; None where the bytes are no picture.
+
+    A picture of colours stays one, so that whoever wanted a grey one sees it by its shape.
+    """
     if colour:
         return decode_jpeg(data)  # imdecode looks at the bytes
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 ReadPart = Callable[[Path, int, int], bytes]  # file, offset, size

@@ -94,7 +94,7 @@ def test_frames_are_spread_over_the_valid_ones():
 
 
 def test_variants_are_operators_of_their_own(tmp_path):
-    assert set(DIMS) == set(CONVENTIONS)
+    assert {*DIMS, "coarse"} == set(CONVENTIONS)
     names = {f"identity_{variant}" for variant in DIMS}
     assert names <= set(catalogue.operator_names())
     for name in names:
@@ -103,6 +103,7 @@ def test_variants_are_operators_of_their_own(tmp_path):
         assert operator.params.most_frames == 2
         assert operator.assets == (name.removeprefix("identity_"),)
         assert operator.reads == (VIDEO, LANDMARKS_5, FACE_VALID)
+    assert catalogue.producer("identity_coarse").assets == ()
     assert Identity.of_field("identity_cluster") is None
     with pytest.raises(LikenessError, match="unknown field 'identity_arcface'"):
         catalogue.producer("identity_arcface")
@@ -141,3 +142,15 @@ def test_mobileface_on_labelled_photos():
     cosines, same = found @ found.T, np.equal.outer([f[0] for f in files], [f[0] for f in files])
     assert cosines[same].min() > 0.35
     assert cosines[~same].max() < 0.21
+
+
+def test_the_coarse_one_needs_no_network_and_sees_light_not_brightness():
+    rng = np.random.default_rng(0)
+    cells = np.clip(rng.normal(120, 40, (2, 16, 16, 1)), 20, 200).astype(np.uint8)
+    faces = list(cells.repeat(7, 1).repeat(7, 2).repeat(3, 3))
+    embed = Embedder("coarse", None)
+    one, other = embed(faces)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    assert one @ embed([faces[0] + np.uint8(30)])[0] == pytest.approx(1, abs=1e-4)  # brighter all over
+    assert one @ embed([np.ascontiguousarray(faces[0][:, ::-1])])[0] == pytest.approx(1, abs=1e-5)  # mirrored
+    assert one @ other < 0.5
