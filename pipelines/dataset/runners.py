@@ -35,6 +35,7 @@ Progress = Callable[[int, float, str], None]  # shard, part of it done, what is 
 
 QUEUED_PER_WORKER = 2  # one running, one ready: more would only make a dying worker take more units with it
 DEATHS_PER_SAMPLE = 2
+ASK_AGAIN_S = 15  # of a worker that could not be reached
 DEATHS_WITHOUT_WORK = 5
 OBJECT_STORE_BYTES = 128 * 2**20  # only unit descriptors and results pass through it
 _POLL_S = 0.5
@@ -214,11 +215,11 @@ class _Pool:
 
         units = [unit for unit, where in self.running.values() if where == number]
         self.running = {future: place for future, place in self.running.items() if place[1] != number}
+        died = self._died(number, error)
         node = self.nodes.pop(number, "")
         lost = bool(node) and node not in _live_nodes()
-        # The end of a process is told by its node. Of a node that falls silent Ray says at first that the worker can't be reached.
-        by_itself = isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)) and not lost
-        self.idle_deaths += not lost and not isinstance(error, ray.exceptions.ActorUnavailableError)
+        by_itself = died and not lost
+        self.idle_deaths += not lost and (died or not isinstance(error, ray.exceptions.ActorUnavailableError))
         careful = set()
         for unit in units:
             if (note := _read_note(unit)) and by_itself:
@@ -238,6 +239,18 @@ class _Pool:
         self.starting = {future: who for future, who in self.starting.items() if who != number}
         ray.kill(self.actors[number])  # where it lives all the same, two would write one shard
         self.actors[number] = self._actor(number)
+
+    def _died(self, number: int, error: Exception) -> bool:
+        """Whether the worker's process has ended. Its node tells; of one that falls silent, and at times of a process that ends in
+        mid-call, Ray says at first only that the worker can't be reached: then it is asked again."""
+        import ray
+
+        if isinstance(error, ray.exceptions.ActorUnavailableError):
+            try:
+                ray.get(self.actors[number].node.remote(), timeout=ASK_AGAIN_S)
+            except ray.exceptions.RayError as second:
+                error = second
+        return isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError))
 
     def _poisoned(self) -> frozenset[tuple[str, str]]:
         """Places at which workers died by themselves, too often. A node's workers may be seen to go before it does: a death counts
