@@ -188,7 +188,7 @@ ASSETS: tuple[Asset, ...] = (
     ),
     Asset(
         name="megraphau", file="megraphau_swin_b.onnx", url="", sha256=None, bytes=None, used_by=("action_units_megraphau",),
-        page="https://github.com/lingjivoo/OpenGraphAU", licence="ME-GraphAU: see its page; non-commercial data sets behind it",
+        page="https://github.com/lingjivoo/OpenGraphAU", licence="see its page",
         note="41 action units, Swin-B: facetorch's TorchScript (tomas-gajarsky/facetorch-au-opengraph) exported to ONNX, "
         "(n, 3, 224, 224) to (n, 41)",
     ),
