@@ -32,8 +32,8 @@ IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406], np.float32), np.ar
 class Blendshapes(Operator):
     """BLENDSHAPES_52 by the network in MediaPipe's face_landmarker.task, from the mesh that is there already.
 
-    Landmarker's own detector and mesh are not run: on the frames of a clip the mesh of `face_landmarks` is the same kind of network.
-    No picture is read, so it costs 2 ms a frame.
+    Landmarker's own detector and mesh are not run: on the frames of a clip the mesh of `face_landmarks` is the same kind of
+    network. No picture is read, so it costs 2 ms a frame.
     """
 
     name = "blendshapes"
