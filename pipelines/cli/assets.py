@@ -92,7 +92,7 @@ def verify(names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]"
 def make(
     name: Annotated[str, typer.Argument(help="trained-tiny-sd15, trained-tiny-sd21 or trained-tiny-sdxl.")],
     data: Annotated[str, typer.Option("--data", help="Dataset of photos of people (recipe portrait, with face_box).")],
-    autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; all takes some 20 CPU minutes.")] = None,
+    autoencoder_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     unet_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     judged: Annotated[int | None, typer.Option(min=1, help="Held-out pictures that the numbers are taken over.")] = None,
     pool: Annotated[int | None, typer.Option(min=1, help="Squares around faces that the UNet learns from.")] = None,
