@@ -176,7 +176,7 @@ class Examples(TorchDataset):
 def open_examples(stage: Stage, datasets: Mapping[str, Dataset], config: LoopConfig, split: str) -> Examples:
     """The examples of one split, as a stage reads them: those of "train" drawn for training, others for validation.
 
-    Tells the stage which fields its sources were given (`Stage.given`).
+    Tells the stage which fields its sources were given (`Stage.given`), and what those were made with (`Stage.made_with`).
 
     Raises:
         LikenessError: the datasets lack a source or a field.
@@ -186,6 +186,7 @@ def open_examples(stage: Stage, datasets: Mapping[str, Dataset], config: LoopCon
     datasets = with_shared(wanted, datasets)
     chosen = {name: [_chosen(f, dataset) for f in wanted[name].fields] for name, dataset in datasets.items()}
     stage.given = {name: tuple(f.name for f in fields if f) for name, fields in chosen.items()}
+    stage.made_with = {(name, f): datasets[name].made_with(f) for name, fields in stage.given.items() for f in fields}
     streams = {name: Stream(name, wanted[name], dataset, split, config.seed) for name, dataset in datasets.items()}
     return Examples(stage, streams, config.seed, config.batch_size // config.accumulation, training=split == "train")
 

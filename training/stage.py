@@ -172,8 +172,9 @@ class Stage(ABC):
             `group_by` are then restricted to the subject, others stay whole, an upstream that is itself per subject is that
             subject's own, and every subject is built from the same seed. Frozen modules are shared: never write into them.
 
-    Before `build`, `given` tells which of each source's fields the datasets have (of `a | b` the one that is read). After
-    `build`, the loop sets each module as an attribute of the stage under its own name: declare them in the class body.
+    Before `build`, `given` tells which of each source's fields the datasets have (of `a | b` the one that is read), `made_with`
+    the model files that their columns were made with. After `build`, the loop sets each module as an attribute of the stage
+    under its own name: declare them in the class body.
     """
 
     name: ClassVar[str]
@@ -183,6 +184,7 @@ class Stage(ABC):
     mixture: ClassVar[bool] = False
     per: ClassVar[Literal["dataset", "subject"]] = "dataset"
     given: Mapping[str, tuple[str, ...]] = {}
+    made_with: Mapping[tuple[str, str], Mapping[str, str]] = {}  # (source, field) -> checksum by asset
 
     class Config(Config):
         """Settings of the stage; subclasses add theirs."""

@@ -115,6 +115,10 @@ class Dataset:
             )
         return self.fields[name]
 
+    def made_with(self, name: str) -> Mapping[str, str]:
+        """Checksums of the model files that a field's column was made with, by asset name."""
+        return self.manifest.columns[self.field(name).column].assets
+
     def rows(self) -> list[Row]:
         """All rows, shard after shard, in the order of the tars; without those taken down or not selected."""
         standing = self.standing_rows()

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infra.errors import LikenessError
+from infra.model_files import find_model
 from models.diffusion.backbone import Backbone
 from models.diffusion.bases import PUBLISHED, open_base
 from models.diffusion.conditioning import Condition, encode_prompts
@@ -31,12 +33,14 @@ class DiffusionStage(Stage):
             base: folder, hub id or `tiny-FAMILY` (`--base`).
             family: of the base; it decides which latent and text columns are read.
             size_px: side of the square pictures it learns from.
+            foreign_columns: also take latents and text embeddings that were made with other files than the base's own.
             min_snr_gamma: weights times by `schedules.min_snr_weight`; None weights all alike, as most published trainers do.
         """
 
         base: str = PUBLISHED["sdxl"]
         family: Literal["sd15", "sd21", "sdxl"] = "sdxl"
         size_px: int = 512
+        foreign_columns: bool = False
         min_snr_gamma: float | None = None
 
     def open(self) -> Backbone:
@@ -45,8 +49,14 @@ class DiffusionStage(Stage):
         return self._backbone
 
     def frozen_parts(self, source: str) -> dict[str, nn.Module]:
-        """The base's UNet, and its autoencoder and text encoders where a source's columns do not take their place."""
+        """The base's UNet, and its autoencoder and text encoders where a source's columns do not take their place.
+
+        Raises:
+            LikenessError: the columns were made with other encoders than the base's (`foreign_columns` lets them pass).
+        """
         backbone = self.open()
+        if not self.config.foreign_columns:
+            self._check_made_with(source, backbone)
         parts: dict[str, nn.Module] = {"unet": backbone.unet}
         if not any(name.startswith("latent_") for name in self.given.get(source, ())):
             parts["vae"] = backbone.vae
@@ -55,6 +65,20 @@ class DiffusionStage(Stage):
         with torch.no_grad():
             self.empty_prompt = encode_prompts(backbone, [""])
         return parts
+
+    def _check_made_with(self, source: str, backbone: Backbone) -> None:
+        """A UNet that is shown another autoencoder's latents learns nothing, and no number tells."""
+        for field in self.given.get(source, ()):
+            parts = ("vae",) if field.startswith("latent_") else backbone.text_encoder_names if field.startswith("text_") else ()
+            made_with = self.made_with.get((source, field), {})
+            for part in parts:
+                if made_with and find_model(f"{backbone.ref}:{part}")[1] not in made_with.values():
+                    operator = f"{'latents' if part == 'vae' else 'text'}_{self.config.family}"
+                    raise LikenessError(
+                        f"{field} was not made with {part} of {self.config.base}, but with {', '.join(made_with)}",
+                        allowed="the base's own encoders, or foreign_columns=true where they are the same networks",
+                        fix=f"likeness data add DATASET --field {field} --set {operator}.model={backbone.ref}",
+                    )
 
     def backbone_on(self, device: torch.device) -> Backbone:
         """The base where the loop has put its networks."""

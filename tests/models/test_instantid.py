@@ -11,7 +11,8 @@ import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionXLPipeline
 
 from infra.errors import LikenessError
-from models.diffusion.bases import open_base
+from infra.model_files import find_model
+from models.diffusion.bases import base_folder, open_base
 from models.diffusion.conditioning import Condition, encode_pairs, time_ids
 from models.diffusion.ip_adapter import install
 from models.instantid.published import export_published, import_path
@@ -193,6 +194,25 @@ def test_latents_are_cut_like_pictures():
     found = example(stage, Row(latent_sdxl_64=moments))
     top = int(found["sizes"][2]) // 8
     assert np.array_equal(found["moments"], moments[:, top : top + 6, 1:7])
+
+
+def test_columns_of_other_encoders_are_refused():
+    stage = IdentityStage(tiny())
+    stage.given = {"people": ("latent_sdxl_64", "text_sdxl", "text_pooled_sdxl")}
+    own = {part: find_model(f"{base_folder('tiny-sdxl')}:{part}")[1] for part in ("vae", "text_encoder", "text_encoder_2")}
+    texts = {"model:local:text_encoder": own["text_encoder"], "model:local:text_encoder_2": own["text_encoder_2"]}
+    stage.made_with = {("people", "latent_sdxl_64"): {"model:local:vae": own["vae"]}, ("people", "text_sdxl"): texts}
+    assert set(stage.frozen_parts("people")) == {"unet"}
+
+    stage.made_with = {("people", "latent_sdxl_64"): {"model:org/other:vae": "0" * 64}}
+    with pytest.raises(LikenessError, match="not made with vae of tiny-sdxl, but with model:org/other:vae") as told:
+        stage.frozen_parts("people")
+    assert "--field latent_sdxl_64 --set latents_sdxl.model=" in str(told.value)
+    stage.made_with = {("people", "text_sdxl"): texts | {"model:local:text_encoder_2": "0" * 64}}
+    with pytest.raises(LikenessError, match="not made with text_encoder_2 of tiny-sdxl"):
+        stage.frozen_parts("people")
+    stage.config.foreign_columns = True
+    assert set(stage.frozen_parts("people")) == {"unet"}
 
 
 def test_dropout_loses_the_face_the_text_or_both_and_never_the_key_points():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dataset_toy as toy
+import pytest
 
 from infra.storage import Dataset, open_dataset
 from infra.storage.ledger import read_ledger
@@ -19,6 +20,8 @@ from pipelines.dataset.sources import row_key, source_key
 from pipelines.dataset.stored import named_files, stored_manifests
 from pipelines.dataset.verify import verify
 from preprocessing.codecs import decode
+
+EXHAUSTIVE = pytest.mark.skipif(toy.EVERY > 1, reason="more of the same: LIKENESS_EXHAUSTIVE=1 tries them")
 
 Values = dict[tuple[str, str], Any]  # (row key, field) -> value as JSON would have it
 NO_STONES = Tombstones()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from interrupt import HOW, How, count, stop, stopping
-from law_model import Watch, check_idle, check_whole, contents, expected, make, stored
+from law_model import EXHAUSTIVE, Watch, check_idle, check_whole, contents, expected, make, stored
 
 from infra.storage import open_dataset
 from pipelines.dataset.build import build
@@ -96,7 +96,7 @@ def check_later(before: Path, source: Path, want: Path, root: Path, at: int, how
     check_idle(root, source, FIELDS, 2)
 
 
-QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 LONG = settings(QUICK, max_examples=40)
 POINTS = {"part": st.floats(0, 1), "how": st.sampled_from(HOW)}
 
@@ -107,13 +107,13 @@ def at_points(check: Any, run: Any, chosen: settings) -> None:
     chosen(given(**POINTS)(lambda part, how: check(1 + int(part * (steps - 1)), how)))()
 
 
-@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=EXHAUSTIVE)], ids=["some", "many"])
 def test_a_first_build_stopped_anywhere(first: tuple[Path, Path], tmp_path: Path, chosen: settings) -> None:
     check = partial(check_first, first, tmp_path / "set")
     at_points(check, lambda: make(tmp_path / "counted", first[0], FIELDS), chosen)
 
 
-@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=EXHAUSTIVE)], ids=["some", "many"])
 def test_a_later_build_stopped_anywhere(
     first: tuple[Path, Path], second: tuple[Path, Path], tmp_path: Path, chosen: settings
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_later_build_stopped_anywhere(
     at_points(check, lambda: make(tmp_path / "counted", second[0], FIELDS, 2), chosen)
 
 
-@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("chosen", [QUICK, pytest.param(LONG, marks=EXHAUSTIVE)], ids=["some", "many"])
 def test_a_retry_stopped_anywhere(second: tuple[Path, Path], retried: Path, tmp_path: Path, chosen: settings) -> None:
     shutil.copytree(second[1], tmp_path / "counted")
     check = partial(check_later, second[1], second[0], retried, tmp_path / "set", retry=True)

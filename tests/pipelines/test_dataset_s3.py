@@ -19,7 +19,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from interrupt import Killed, count, stop, stopping
-from law_model import check_idle, check_whole, contents, make, stored
+from law_model import EXHAUSTIVE, check_idle, check_whole, contents, make, stored
 from s3_server import FAULTS, Proxy
 
 from infra.errors import LikenessError, StorageError
@@ -33,8 +33,6 @@ from pipelines.dataset.takedown import find_impact, take_down
 from pipelines.dataset.verify import verify
 
 FIELDS = ("after", "fragile")
-MANY = 40 // toy.EVERY
-EXHAUSTIVE = pytest.mark.skipif(toy.EVERY > 1, reason="one of many: LIKENESS_EXHAUSTIVE=1 tries them all")
 CHANGES = ("put_object", "delete_object", "create_multipart_upload", "upload_part", "complete_multipart_upload")
 NEW = {"speaker0/Clip 2.mp4": "9 9 9\n13", "speaker1/new.mp4": "4 5"}
 
@@ -241,7 +239,7 @@ def clear(root: ObjectPath) -> None:
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(MANY, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=EXHAUSTIVE)], ids=["some", "many"])
 def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: ObjectPath, examples: int) -> None:
     root = bucket / "set"
 
@@ -254,7 +252,7 @@ def test_a_first_build_killed_at_any_request(here: tuple[Path, Path], bucket: Ob
     killed_at_points(lambda: make(root, here[0], FIELDS), lambda: clear(root), check, examples)
 
 
-@pytest.mark.parametrize("examples", [2, pytest.param(MANY, marks=pytest.mark.long)], ids=["some", "many"])
+@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=EXHAUSTIVE)], ids=["some", "many"])
 def test_a_later_build_killed_at_any_request(
     here: tuple[Path, Path], later: tuple[Path, Path], bucket: ObjectPath, examples: int
 ) -> None:

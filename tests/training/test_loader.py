@@ -32,6 +32,9 @@ class MemoryDataset:
     def rows(self):
         return self._rows
 
+    def made_with(self, name):
+        return {"model:local:vae": f"checksum of {name}'s"}
+
     def has(self, row, field):
         return field in self.fields and not (row.place == 1 and field == "voiced")
 
@@ -147,6 +150,7 @@ def test_alternatives_are_chosen_once_per_dataset():
     stage = Either()
     batches(stage)
     assert stage.given == {"clips": ("mel80",)}
+    assert stage.made_with == {("clips", "mel80"): {"model:local:vae": "checksum of mel80's"}}
 
 
 def test_skips_are_redrawn_and_bounded():
