@@ -137,6 +137,12 @@ ASSETS: tuple[Asset, ...] = (
         page="https://github.com/sicxu/Deep3DFaceRecon_pytorch", note="morphable model BFM-2009, cut by Deep3DFaceRecon's script",
         licence="Basel Face Model: non-commercial, per user; get 01_MorphableModel.mat under https://faces.dmi.unibas.ch",
     ),
+    Asset(
+        name="deep3d", file="epoch_20.pth", url="", sha256=None, bytes=None, used_by=("morphable_bfm", "dreamtalk"),
+        page="https://github.com/sicxu/Deep3DFaceRecon_pytorch",
+        note="Deep3DFaceRecon's coefficient regressor: a face to BFM-2009's coefficients",
+        licence="MIT (code); trained with the Basel Face Model, which is licensed separately: non-commercial, per user",
+    ),
     _flame("flame_model", "generic_model.pkl", "https://flame.is.tue.mpg.de", "morphable model FLAME 2020"),
     _flame("flame_landmarks", "landmark_embedding.npy", "https://github.com/yfeng95/DECA", "landmarks on FLAME's surface, of DECA"),
     _flame("flame_texture", "FLAME_texture.npz", "https://flame.is.tue.mpg.de", "FLAME's texture space"),

@@ -74,12 +74,12 @@ def morphable_crop(model: MorphableModel) -> Field:
 
 
 def morphable_fit(model: MorphableModel) -> Field:
-    """What the coefficients are and how well they fit, per clip."""
+    """What the coefficients are and how well they fit, per clip; an encoder's are compared with landmarks on request only."""
     return Field(
         f"morphable_{model}_fit", "json", "object", (), "clip",
-        "morphable_model, layout, camera and harmonics of the coefficients; frames fitted; error_percent of the 51 inner landmarks "
-        "and contour_error_percent of the jaw line, mean distances in per cent of the outer eye corners' distance, and "
-        "worst_error_percent of any frame",
+        "morphable_model, layout, camera and harmonics of the coefficients, and the encoder where they are one's; frames with a "
+        "face; error_percent of the 51 inner landmarks and contour_error_percent of the jaw line, mean distances in per "
+        "cent of the outer eye corners' distance, and worst_error_percent of any frame",
     )
 
 

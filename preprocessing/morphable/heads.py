@@ -59,6 +59,9 @@ class Head(Protocol):
     def mesh(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(V, 3) points in the crop, px, x right, y down, centres at .5, z larger where nearer; (V, 3) normals, y up, turned."""
 
+    def landmarks(self, row: np.ndarray) -> np.ndarray:
+        """(68, 2) of `mesh`, px."""
+
     def colours(self, raster: Raster) -> tuple[np.ndarray, np.ndarray]:
         """(n, 3) and (n, 3, n_texture): mean and components of the colour at every pixel of `raster.mask`."""
 
@@ -97,6 +100,9 @@ class LinearHead:
             seen = project(found["vertices"])[0].double().numpy()
         points = np.column_stack([seen[:, 0] + 0.5, CROP_PX - 0.5 - seen[:, 1], -found["vertices"][0, :, 2].double().numpy()])
         return points, found["normals"][0].numpy()
+
+    def landmarks(self, row: np.ndarray) -> np.ndarray:
+        return self.mesh(row)[0][self.basis.landmarks, :2]
 
     def colours(self, raster: Raster) -> tuple[np.ndarray, np.ndarray]:
         seen, basis = raster.mask, self.basis.albedo_basis
@@ -150,6 +156,10 @@ class FlameHead:
             normals = vertex_normals(vertices, torch.from_numpy(self.triangles))[0].numpy()
             x, y, z = orthographic(vertices, _single(rows[:, place["camera"]]))[0].double().numpy().T
         return np.column_stack([(x + 1) * CROP_PX / 2, (1 - y) * CROP_PX / 2, z * CROP_PX / 2]), normals
+
+    def landmarks(self, row: np.ndarray) -> np.ndarray:
+        corners = self.mesh(row)[0][self.triangles[self.basis.landmark_triangles], :2]
+        return np.einsum("lk,lkc->lc", self.basis.landmark_weights, corners)
 
     def colours(self, raster: Raster) -> tuple[np.ndarray, np.ndarray]:
         from models.perception.morphable.files import one_colour

@@ -124,17 +124,19 @@ class FaceTubeCrops(_Crops):
         if not valid.any():
             yield from [None] * len(valid)
             return
-        x0, y0, side = int(box[0]), int(box[1]), int(box[2] - box[0])
-        # Area averaging is OpenCV's anti-aliased way to shrink; it has none to enlarge.
-        way = cv2.INTER_AREA if side > self.params.size else cv2.INTER_LINEAR
         for frame, ok in zip(video, valid, strict=True):
-            if not ok:
-                yield None
-                continue
-            left, top, right, bottom = clipped(box, frame.shape)
-            square = np.zeros((side, side, 3), np.uint8)
-            square[top - y0 : bottom - y0, left - x0 : right - x0] = frame[top:bottom, left:right]
-            yield cv2.resize(square, (self.params.size, self.params.size), interpolation=way)
+            yield tube_picture(frame, box, self.params.size) if ok else None
+
+
+def tube_picture(frame: np.ndarray, box: np.ndarray, size_px: int) -> np.ndarray:
+    """(size_px, size_px, 3) uint8: the square x0, y0, x1, y1 of a picture, black outside it, resized with anti-aliasing."""
+    x0, y0, side = int(box[0]), int(box[1]), int(box[2] - box[0])
+    left, top, right, bottom = clipped(box, frame.shape)
+    square = np.zeros((side, side, 3), np.uint8)
+    square[top - y0 : bottom - y0, left - x0 : right - x0] = frame[top:bottom, left:right]
+    # Area averaging is OpenCV's anti-aliased way to shrink; it has none to enlarge.
+    way = cv2.INTER_AREA if side > size_px else cv2.INTER_LINEAR
+    return cv2.resize(square, (size_px, size_px), interpolation=way)
 
 
 def clipped(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

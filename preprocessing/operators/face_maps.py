@@ -1,4 +1,4 @@
-"""Condition maps rendered from a fitted morphable model: CapHuman's normals, albedo and shading, and depth."""
+"""Condition maps rendered from a morphable model's coefficients: CapHuman's normals, albedo and shading, and depth."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from preprocessing.fields import (
     coefficients,
     face_map,
     morphable_crop,
+    morphable_fit,
 )  # fmt: skip
 from preprocessing.morphable import heads
 from preprocessing.operator import FamilyOperator, OperatorParams, Sample
@@ -31,7 +32,8 @@ class FaceMaps(FamilyOperator):
     """`map_KIND_MODEL_SIZE`: the key frame's face as its coefficients say, drawn where it is on `image_SIZE`.
 
     Four maps at once: normal, albedo, shaded, depth. Where the key frame has no valid face they are empty. Eyes and the inside of
-    the mouth are holes, unless the model has them.
+    the mouth are holes, unless the model has them. FLAME's numbers of texture are used where they are about the texture that maps
+    are drawn with (`morphable_flame_fit` tells); otherwise that texture's mean is drawn.
     """
 
     name = "face_maps"
@@ -58,7 +60,8 @@ class FaceMaps(FamilyOperator):
     @property
     def reads(self) -> tuple[Field, ...]:
         model = self.params.model
-        return (SOURCE, KEY_FRAME, FACE_VALID, coefficients(model, STORED_LAYOUT[model].size), morphable_crop(model))
+        about = (morphable_fit(model),) if model == "flame" else ()
+        return (SOURCE, KEY_FRAME, FACE_VALID, coefficients(model, STORED_LAYOUT[model].size), morphable_crop(model), *about)
 
     @property
     def writes(self) -> tuple[Field, ...]:
@@ -69,13 +72,16 @@ class FaceMaps(FamilyOperator):
         self._head = heads.load(self.params.model, {name: self.asset(name) for name in self.assets})
 
     def __call__(self, sample: Sample) -> dict[Field, Any]:
-        _, place, valid, rows, crops = (sample[field] for field in self.reads)
+        _, place, valid, rows, crops = (sample[field] for field in self.reads[:5])
         height, width = int(sample[SOURCE]["height"]), int(sample[SOURCE]["width"])
         short = min(height, width)
         new = tuple(round(side * self.params.size / short) for side in (height, width))
         if valid[place]:
+            row = rows[place].copy()
+            if self.params.model == "flame" and sample[morphable_fit("flame")]["texture_components"] != self._head.n_texture:
+                row[self._head.layout.slices()["texture"]] = 0
             back, scale = templates.invert(crops[place]), np.array([new[1] / width, new[0] / height])
-            maps = render(self._head, rows[place], np.column_stack([scale[:, None] * back[:, :2], scale * back[:, 2]]), *new)
+            maps = render(self._head, row, np.column_stack([scale[:, None] * back[:, :2], scale * back[:, 2]]), *new)
         else:
             maps = dict.fromkeys(get_args(RenderedMap), np.zeros((*new, 3)))
         signed = {kind: value if kind == "depth" else (value + 1) / 2 for kind, value in maps.items()}

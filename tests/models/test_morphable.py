@@ -16,10 +16,12 @@ from synthetic_heads import write_bfm, write_flame
 from infra import assets
 from infra.errors import LikenessError
 from models.perception.deca import DecaEncoder, load_deca
+from models.perception.deep3d import Deep3DRegressor, load_deep3d
 from models.perception.morphable import files, flame, linear, shading
 from models.perception.morphable.raster import rasterise
 from models.perception.morphable.rotations import from_angles, from_axis_angle, turn_about_y
 from preprocessing.fields import DECA, DEEP3D, DRIVING, PIRENDERER
+from preprocessing.morphable.heads import FlameHead
 
 needs_ict = pytest.mark.skipif(assets.locate(assets.get("ict_facekit")) is None, reason="LIKENESS_ASSETS has no ict_facekit")
 
@@ -235,6 +237,80 @@ def test_decas_encoder_is_found_in_its_file(tmp_path):
         archive.addfile(tarfile.TarInfo("a"), io.BytesIO())
     with pytest.raises(LikenessError, match="not a complete torch checkpoint"):
         load_deca(tmp_path / "real.tar")
+
+
+def test_deep3ds_regressor_is_found_in_its_file(tmp_path):
+    network, generator = Deep3DRegressor().eval(), torch.manual_seed(0)
+    names = list(network.state_dict())
+    assert [name for name in names if not name.startswith("backbone.")] == [
+        f"final_layers.{number}.{kind}" for number in range(7) for kind in ("weight", "bias")
+    ]
+    assert {"backbone.conv1.weight", "backbone.layer4.2.bn3.running_var", "backbone.layer3.0.downsample.1.bias"} <= set(names)
+    picture = torch.rand(2, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        assert not network(picture).any()  # the heads begin at zero
+        for number, layer in enumerate(network.final_layers):
+            layer.bias.fill_(number + 1)
+    counts = [80, 64, 80, 3, 27, 2, 1]
+    with torch.no_grad():
+        found = network(picture)
+    assert found.shape == (2, DEEP3D.size)
+    assert found[1].tolist() == [number + 1.0 for number, count in enumerate(counts) for _ in range(count)]
+    weights = {name: value[(0,) * value.ndim].clone().expand(value.shape) for name, value in network.state_dict().items()}
+    network.load_state_dict(weights)
+    path = tmp_path / "epoch_20.pth"
+    torch.save({"net_recon": weights, "opt_00": {"state": {}, "param_groups": []}, "sched_00": {"last_epoch": 20}}, path)
+    with torch.no_grad():
+        assert torch.equal(load_deep3d(path)(picture), network(picture))
+    torch.save({"net_recon": {name: value for name, value in weights.items() if name != "final_layers.6.bias"}}, path)
+    with pytest.raises(LikenessError, match=r"no coefficient regressor \(net_recon\): 1 missing: final_layers.6.bias"):
+        load_deep3d(path)
+    torch.save({"net_recon": weights | {"backbone.fc.weight": torch.zeros(1)}}, path)
+    with pytest.raises(LikenessError, match="1 unexpected: backbone.fc.weight"):
+        load_deep3d(path)
+    torch.save(weights, path)
+    with pytest.raises(LikenessError, match="epoch_20.pth as published"):
+        load_deep3d(path)
+
+
+def test_flames_texture_is_taken_where_the_mesh_maps_onto_it(tmp_path):
+    """A made-up space: the mean is redder to the right and greener below, one component is blue, one the left half's red."""
+    place = np.arange(512) / 512 * 255
+    mean = np.zeros((512, 512, 3))  # blue, green, red, as the published file has them
+    mean[..., 1], mean[..., 2] = place[:, None], place[None]
+    directions = np.zeros((512, 512, 3, 52), np.uint8)  # the published file has 200, of which 50 are taken
+    directions[..., 0, 0], directions[:, :256, 2, 1] = 51, 102
+    np.savez(tmp_path / "FLAME_texture.npz", mean=mean, tex_dir=directions)
+    # Two triangles that cover the texture, v upwards from the lower edge; the picture of the mesh is the texture turned round.
+    lines = ["# made up", "v 0 0 0", "vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1", "f 1/1 2/2 3/3", "f 1/1 3/3 4/4"]
+    (tmp_path / "head_template.obj").write_text("\n".join(lines))
+    space = files.read_flame_texture(tmp_path / "FLAME_texture.npz", tmp_path / "head_template.obj")
+    assert space["mean"].shape == (256, 256, 3)
+    assert space["basis"].shape == (256, 256, 3, 50)
+    assert space["mean"][0, 100].tolist() == pytest.approx([200 / 512, 0, 0], abs=1e-6)
+    assert space["mean"][60, 0].tolist() == pytest.approx([0, 120 / 512, 0], abs=1e-6)
+    assert space["corners"][0].tolist() == [[0, 1], [1, 1], [1, 0]]
+
+    corners = np.array([[0, 64], [64, 64], [64, 0], [0, 0]], np.float64)  # of the square in a 64 px picture, as the texture lies
+    triangles = np.array([[0, 1, 2], [0, 2, 3]])
+    raster = rasterise(np.column_stack([corners, np.zeros(4)]), triangles, 64, 64)
+    assert raster.mask.all()
+    head = FlameHead.__new__(FlameHead)  # its mesh is of no matter here
+    head.triangles, head._texture, head.n_texture = triangles, space, 50
+    colour, change = (part.reshape(64, 64, *part.shape[1:]) for part in head.colours(raster))
+    # A pixel of the picture is four of the texture wide, of which every second pixel of 512 was kept: its middle is at 4 x + 1.5.
+    want = (4 * np.arange(64) + 1.5) * 2 / 512
+    assert np.abs(colour[..., 0] - want[None]).max() < 1e-6
+    assert np.abs(colour[..., 1] - want[:, None]).max() < 1e-6
+    assert not colour[..., 2].any()
+    assert change[..., 0].reshape(-1, 3).mean(0).tolist() == pytest.approx([0, 0, 0.2])
+    assert change[:, :32, 0, 1].min() == pytest.approx(0.4)
+    assert not change[:, 32:, :, 1].any()
+    assert not change[..., 2:].any()
+
+    (tmp_path / "head_template.obj").write_text("v 0 0 0")
+    with pytest.raises(LikenessError, match="maps no triangle onto a texture"):
+        files.read_flame_texture(tmp_path / "FLAME_texture.npz", tmp_path / "head_template.obj")
 
 
 @needs_ict
