@@ -45,8 +45,8 @@ class Face:
 class TinyTraining:
     """How long and how. The UNet learns from a pool of squares that are encoded once: encoding costs as much as its own step."""
 
-    autoencoder_steps: int = 400
-    unet_steps: int = 900
+    autoencoder_steps: int = 350
+    unet_steps: int = 750
     batch_size: int = 16
     pool: int = 1536
     judged: int = 64  # pictures that the numbers are taken over
