@@ -75,7 +75,7 @@ class ControlledGeneration(DiffusionGeneration):
         if settings.get("_class_name") != "ControlNetModel":
             found = f"holds a {settings['_class_name']}" if "_class_name" in settings else "has no config.json that names its class"
             raise LikenessError(f"nets: {ref} {found}", allowed="a folder of a ControlNetModel in diffusers' layout")
-        net = ControlNetModel.from_pretrained(folder, local_files_only=True)
+        net = ControlNetModel.from_pretrained(folder, torch_dtype=self.dtype, local_files_only=True)
         unet = self.backbone.settings("unet")
         for name in SHARED:
             here, there = (_plain(each.get(name)) for each in (net.config, unet))
@@ -84,7 +84,7 @@ class ControlledGeneration(DiffusionGeneration):
                     f"nets: {ref} was made for another base: its {name} is {here}", allowed=f"{there}, the base's",
                     fix=f"name a ControlNet of the family {self.backbone.family}",
                 )  # fmt: skip
-        return net.eval().requires_grad_(False).to(self.device, self.dtype)
+        return net.eval().requires_grad_(False).to(self.device)
 
 
 def _plain(value: Any) -> Any:

@@ -285,8 +285,8 @@ def test_the_control_panorama_is_of_any_scheduler(bases, canvas):
     made = canvas(scheduler="euler", steps=2)
     told = []
     hooks = [
-        network.register_forward_pre_hook(lambda _, args: told.append(args[0]))
-        for network in (made.nets[0], base.unet)
+        made.nets[0].register_forward_pre_hook(lambda _, args, given: told.append(given["sample"]), with_kwargs=True),
+        base.unet.register_forward_pre_hook(lambda _, args: told.append(args[0])),
     ]
     try:
         draw(made, control=control)
