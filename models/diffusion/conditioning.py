@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from infra.errors import LikenessError
 from models.diffusion.backbone import Backbone
@@ -127,11 +127,13 @@ def guided(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
 
 
 def predict(
-    unet: nn.Module, latents: Tensor, t: Tensor | int, positive: Condition, negative: Condition | None, scale: float, **more: Any
-) -> Tensor:
+    unet: Callable[..., Any], latents: Tensor, t: Tensor | int, positive: Condition, negative: Condition | None, scale: float,
+    **more: Any,
+) -> Tensor:  # fmt: skip
     """(N, C, H, W) output of a UNet with guidance: one call with rows [negatives; positives], as diffusers has them.
 
     Args:
+        unet: of diffusers, or what is called as one is (`nets.controlled`).
         negative: None, or a scale of 1, for one call without guidance.
         more: further arguments of the UNet, for all 2N rows.
     """

@@ -44,6 +44,11 @@ class Window:
             canvas = parts[0] if len(parts) == 1 else torch.cat(parts, axis)
         return canvas
 
+    def times(self, factor: int) -> Window:
+        """The same window on a canvas of `factor` times as many cells along its axes: in pixels where cells are of a latent."""
+        starts, sizes = (tuple(factor * cells for cells in box) for box in (self.starts, self.sizes))
+        return Window(self.axes, starts, sizes)
+
     def add(self, canvas: Tensor, values: Tensor) -> None:
         """Adds values of the window's size to the canvas, in place."""
         boxes = zip(self.axes, self.starts, self.sizes, strict=True)

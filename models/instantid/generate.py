@@ -12,8 +12,9 @@ from torch import Tensor
 
 from infra.errors import LikenessError
 from models.diffusion.conditioning import Condition, encode_pairs, time_ids
-from models.diffusion.generation import DiffusionGeneration, picture_of, to_pictures, torch_generator
+from models.diffusion.generation import picture_of, to_pictures, torch_generator
 from models.diffusion.key_points import draw_key_points, face_box_mask
+from models.diffusion.nets import ControlledGeneration, control_hint
 from models.diffusion.schedulers import Name as SchedulerName
 from models.diffusion.schedulers import make_scheduler
 from models.instantid.sampling import sample
@@ -25,10 +26,10 @@ from training.stage import Artefact
 MULTIPLE_PX = 64
 
 
-class Portrait(DiffusionGeneration):
+class Portrait(ControlledGeneration):
     """InstantID's sampler over a trained or published adapter and IdentityNet."""
 
-    class Config(DiffusionGeneration.Config):
+    class Config(ControlledGeneration.Config):
         """Settings.
 
         Attributes:
@@ -38,7 +39,6 @@ class Portrait(DiffusionGeneration):
             size_px: longer side of what is made; the shape is that of the picture with the key points, each side a multiple of 64.
                 Of a square SDXL at 1024 px tends to draw watermarks: another size helps.
             mask: keep IdentityNet and the adapter within the face's box, so that other nets alone decide the rest.
-            nets: folders or hub ids of further ControlNets, one for each `control=` picture; `net_scales` how strongly each acts.
             identity: the face embedding, where a published file does not tell (of 256 numbers); "" for what it was trained on.
             count: pictures to make.
         """
@@ -52,8 +52,6 @@ class Portrait(DiffusionGeneration):
         end: float = Setting(1.0, ge=0, le=1)
         size_px: int = Setting(1280, ge=64)
         mask: bool = False
-        nets: tuple[str, ...] = ()
-        net_scales: tuple[float, ...] = ()
         identity: Literal["", "antelopev2", "buffalo_l", "mobileface", "coarse"] = ""
         count: int = Setting(1, ge=1)
 
@@ -77,12 +75,7 @@ class Portrait(DiffusionGeneration):
 
     def __call__(self, inputs: Inputs, rng: np.random.Generator) -> Output:
         config = self.config
-        controls = list(inputs.get("control", ()))
-        if len(controls) != len(config.nets):
-            raise LikenessError(
-                f"{len(controls)} control pictures for {len(config.nets)} ControlNets", allowed="one each",
-                fix="give control=PICTURE for each of nets=FOLDER,...",
-            )  # fmt: skip
+        controls = self.control_pictures(inputs)
         _seen(inputs["face"], "face")
         posed: Values = inputs.get("pose", inputs["face"])
         _seen(posed, "pose")
@@ -100,9 +93,9 @@ class Portrait(DiffusionGeneration):
             negative=unwanted, hint=self._cast(hint).expand(count, -1, -1, -1), noise=self._cast(noise),
             scheduler=make_scheduler(self.backbone, config.scheduler, config.steps), steps=config.steps, guidance=config.guidance,
             adapter_scale=config.adapter_scale, identity_scale=config.identity_scale,
-            mask=None if mask is None else self._cast(mask), nets=self._nets(), start=config.start, end=config.end,
-            controls=[self._cast(_resized(picture_of(c, "control"), height, width)).expand(count, -1, -1, -1) for c in controls],
-            net_scales=config.net_scales or [1.0] * len(config.nets),
+            mask=None if mask is None else self._cast(mask), nets=self.nets, start=config.start, end=config.end,
+            controls=[self._cast(control_hint(control, height, width)).expand(count, -1, -1, -1) for control in controls],
+            net_scales=self.net_scales,
         )  # fmt: skip
         return Output((to_pictures(self.backbone.decode(row[None]))[0] for row in latents), count)
 
@@ -121,14 +114,6 @@ class Portrait(DiffusionGeneration):
         rows = [side.rows([0] * count) for side in pair]
         return tuple(Condition(side.context, side.pooled, sizes) for side in rows)  # type: ignore[return-value]
 
-    def _nets(self) -> list[Any]:
-        from diffusers import ControlNetModel
-
-        from infra.model_files import locate_model
-
-        folders = [locate_model(ref) for ref in self.config.nets]
-        return [ControlNetModel.from_pretrained(f, local_files_only=True).to(self.device, self.dtype) for f in folders]
-
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
 
@@ -138,11 +123,3 @@ def _seen(sample: Values, port: str) -> None:
         raise LikenessError(
             f"no face was found in {port}=", fix="take a picture where the face is larger, with some room around it"
         )
-
-
-def _resized(picture: np.ndarray, height: int, width: int) -> Tensor:
-    """(1, 3, height, width) in [0, 1]."""
-    import cv2
-
-    sized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(sized).permute(2, 0, 1).float()[None] / 255

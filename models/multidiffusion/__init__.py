@@ -8,8 +8,10 @@ METHOD = Method(
     paper="MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation, arXiv 2302.08113",
     task="draw a picture of any size, panoramas among them, from a prompt, or from a prompt for each region, without training",
     inputs=(
-        Port("prompt", "text", "what to draw; with regions, what is around them"),
+        Port("prompt", "text", "what to draw; with regions, what is around them; with window_prompt, what holds everywhere"),
         Port("negative", "text", "what not to draw", required=False),
+        Port("window_prompt", "text", "what to draw along the longer side, an equal stretch each", required=False, many=True),
+        Port("control", "picture", "condition picture of the canvas, for each ControlNet of `nets`", required=False, many=True),
         Port("region", "picture", "a mask, white where the region is; may be given several times", required=False, many=True),
         Port("region_prompt", "text", "what to draw in a region, one for each, in the same order", required=False, many=True),
         Port("region_negative", "text", "what not to draw in a region, one for each or none", required=False, many=True),

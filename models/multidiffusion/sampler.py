@@ -137,7 +137,8 @@ def window_time_ids(windows: Sequence[Window], canvas: Tensor, target: Literal["
     whole_px = (STEP_PX * canvas.shape[-2], STEP_PX * canvas.shape[-1])
     rows = []
     for window in windows:
-        top, left, height, width = (STEP_PX * cells for cells in (*window.starts[-2:], *window.sizes[-2:]))
+        window_px = window.times(STEP_PX)
+        (top, left), (height, width) = window_px.starts[-2:], window_px.sizes[-2:]
         rows.append(time_ids(whole_px, 1, (top, left), whole_px if target == "canvas" else (height, width)))
     return torch.cat(rows)
 

@@ -19,7 +19,7 @@ from models.styleid.cache import read_trace, trace_file, write_trace
 from models.styleid.generate import Stylisation, square
 from models.styleid.injection import MAIN_LAYERS, PORT_LAYERS, StyleInjection, adain, layers_of, main_path, port_path
 
-STEPS = 5
+STEPS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def _quick():
         yield
 
 
-def made(family, folder):
-    backbone = open_backbone(tiny_backbone(family, folder, width=8))
+def made(folder):
+    backbone = open_backbone(folder)
     condition = encode_prompts(backbone, [""])
     layers = layers_of(backbone.unet)
     common = (backbone.alpha_bar, backbone.prediction, layers, torch.float32)
@@ -39,15 +39,20 @@ def made(family, folder):
 
 
 @pytest.fixture(scope="module")
-def injection(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tiny_backbone("sd15", tmp_path_factory.mktemp("tiny") / "sd15", width=8)
+
+
+@pytest.fixture(scope="module")
+def injection(folder):
     with torch.no_grad():
-        return made("sd15", tmp_path_factory.mktemp("tiny") / "sd15")
+        return made(folder)
 
 
 @pytest.fixture(scope="module")
 def velocity(tmp_path_factory):
     with torch.no_grad():
-        return made("sd21", tmp_path_factory.mktemp("tiny") / "sd21")
+        return made(tiny_backbone("sd21", tmp_path_factory.mktemp("tiny") / "sd21", width=8))
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +123,16 @@ def test_features_computed_again_are_those_recorded(request, latents, base, sche
     again = replace(own, store=None)
     results = []
     for each in (own, again):
-        results.append(each.stylise([each.invert(latents[0], "content")], [each.invert(latents[1], "style")]))
-    assert not again.invert(latents[0], "content").features
+        content, style = each.invert(latents[0], "content"), each.invert(latents[1], "style")
+        results.append(each.stylise([content], [style]))
+    assert not content.features
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-def test_one_picture_may_be_both(injection, latents):
+def test_one_picture_may_be_both(injection, latents, traces):
     again = replace(injection, store=None)
     both = again.invert(latents[0], "content")
-    wanted = injection.stylise([injection.invert(latents[0], "content")], [injection.invert(latents[0], "style")])
+    wanted = injection.stylise([traces[0]], [injection.invert(latents[0], "style")])
     torch.testing.assert_close(again.stylise([both], [both]), wanted, rtol=0, atol=0)
 
 
@@ -270,7 +276,7 @@ def test_half_precision_is_near(injection, latents, traces):
 def test_velocity_is_inverted_as_velocity(velocity, latents):
     """Plain inversion and sampling bring a latent back about as well as with noise; taken for noise they do not (the port's old
     fault, which blurred SD 2.1)."""
-    own = replace(velocity, path=port_path(40))
+    own = replace(velocity, path=port_path(20))
     errors = []
     for each in (own, replace(own, prediction="epsilon")):
         end = travel(each._ask, latents[0], own.path.invert, own.alpha_bar, own.prediction)
@@ -311,8 +317,7 @@ def test_square():
     assert square(picture.transpose(1, 0, 2), 64).shape == (64, 64, 3)
 
 
-def test_posterior_noise_belongs_to_the_picture(tmp_path):
-    folder = tiny_backbone("sd15", tmp_path / "sd15", width=8)
+def test_posterior_noise_belongs_to_the_picture(folder):
     generation = Stylisation({}, Stylisation.Config(base=str(folder), steps=2, size_px=64))
     pictures = [np.random.default_rng(n).integers(0, 256, (64, 64, 3), np.uint8) for n in range(2)]
     first, again, other, reseeded = (generation._encoded(pictures[n], seed) for n, seed in ((0, 1), (0, 1), (1, 1), (0, 2)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
 from PIL import Image
 
 from infra.digest import of_file
@@ -117,6 +118,19 @@ def test_a_panorama(here, typed):
     assert other["output"][0]["sha256"] != record["output"][0]["sha256"]
 
 
+def test_a_control_panorama_whose_prompt_changes(here, typed):
+    """Size and shape are the control picture's; what was given is told."""
+    net = ControlNetModel.from_unet(open_base("tiny-sd15").unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    net.save_pretrained(here / "net")
+    words = "multidiffusion --preset tiny height_px=null width_px=null control=ink.png nets=net net_scales=1.3 --out c.png"
+    status, record = typed(words, "prompt=a photo", "window_prompt=a beach, at night", "window_prompt=a forest")
+    assert status == 0, record
+    assert opened(here / "c.png")[0].shape == (64, 128, 3)
+    assert [entry["text"] for entry in record["inputs"]["window_prompt"]] == ["a beach, at night", "a forest"]
+    assert record["inputs"]["control"] == [{"file": "ink.png", "sha256": of_file(here / "ink.png")}]
+    assert (record["settings"]["nets"], record["settings"]["net_scales"]) == (["net"], [1.3])
+
+
 def test_regions_from_masks(here, typed):
     words = (
         "multidiffusion --preset tiny height_px=null width_px=null --base tiny-sdxl region=left.png region=corner.png --out r.png"
@@ -146,6 +160,8 @@ def test_regions_from_masks(here, typed):
         ("multidiffusion --preset tiny prompt=x scheduler=best", "scheduler='best'.*allowed: ddim"),
         ("multidiffusion --preset tiny prompt=x region=left.png", "1 regions and 0 prompts"),
         ("multidiffusion --preset tiny prompt=x height_px=0", "height_px"),
+        ("multidiffusion --preset tiny prompt=x nets=none control=ink.png", "control 1 of 128 x 64 px would be distorted"),
+        ("multidiffusion --preset control --base tiny-sd15 prompt=x", "1 net_scales for 0 ControlNets"),
     ],
 )
 def test_what_cannot_be_used_gets_one_line(here, typed, words, said):
