@@ -12,7 +12,7 @@ import pytest
 from s3_server import Proxy, start_moto
 
 from infra.cluster import connect
-from infra.storage import objects
+from infra.storage import object_requests
 from infra.storage.objects import ObjectPath
 
 
@@ -36,7 +36,7 @@ def bucket(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Obj
                         "AWS_SECRET_ACCESS_KEY": "secret", "LIKENESS_CACHE": str(tmp_path / "cache")}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     made = ObjectPath("s3:", f"bucket-{uuid.uuid4().hex[:8]}")
-    objects._call(made, "create_bucket", Bucket=made.bucket)
+    object_requests.call(made, "create_bucket", Bucket=made.bucket)
     return made
 
 
@@ -45,7 +45,7 @@ def proxy(s3_port: int, bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> 
     """Stands between this process and the bucket from now on; set its `fault`. Tries follow each other at once."""
     between = Proxy(s3_port)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", between.url)
-    monkeypatch.setattr(objects, "PAUSE_S", 0.01)
+    monkeypatch.setattr(object_requests, "PAUSE_S", 0.01)
     yield between
     between.close()
 

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from infra.storage.copies import scratch_folder
-from infra.storage.objects import ObjectPath, drop_unfinished_uploads, upload
+from infra.storage.object_transfers import drop_unfinished_uploads, upload
+from infra.storage.objects import ObjectPath
 
 TEMPORARY = "tmp"
 SYNCS_AT_ONCE = 16

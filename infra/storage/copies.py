@@ -27,7 +27,9 @@ from pathlib import Path
 
 from infra.cache import cache_folder
 from infra.errors import StorageError
-from infra.storage.objects import ObjectPath, _number, read_parts
+from infra.storage.object_requests import positive_setting
+from infra.storage.object_transfers import read_parts
+from infra.storage.objects import ObjectPath
 
 SIZE_VARIABLE = "LIKENESS_S3_CACHE_GB"
 SIZE_GB = 20.0
@@ -132,7 +134,7 @@ def objects_folder() -> Path:
 
 def cache_bytes() -> int:
     """Most bytes that copies may take; a single one that is larger is fetched all the same."""
-    return int(_number(SIZE_VARIABLE, SIZE_GB) * 1e9)
+    return int(positive_setting(SIZE_VARIABLE, SIZE_GB) * 1e9)
 
 
 def make_room(size: int) -> None:

@@ -122,10 +122,10 @@ class _Lock:
 
 def _read(path: ObjectPath) -> tuple[dict[str, Any], str]:
     """The lock's text and its ETag; nothing where there is none."""
-    from infra.storage.objects import _call
+    from infra.storage.object_requests import call
 
     try:
-        data, answer = _call(path, "get_object", Bucket=path.bucket, Key=path.object_key)
+        data, answer = call(path, "get_object", Bucket=path.bucket, Key=path.object_key)
     except FileNotFoundError:
         return {}, ""
     try:

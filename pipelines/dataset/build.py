@@ -50,6 +50,7 @@ from preprocessing.fields import VIDEO
 Runner = Literal["serial", "ray"]
 Progress = Callable[[float, float, str], None]
 """Called with work done, all work (both in seconds, by estimate), and what is being worked on."""
+_NOT_KEPT = {"stored", "pixels", "classes"}  # facts of a field for those who show it; manifests and their digests do without
 
 
 @dataclass
@@ -265,7 +266,7 @@ def _fields(graph: Graph) -> dict[str, FieldInfo]:
     infos = {}
     for node in graph.nodes:
         for f in node.writes:
-            facts = {k: v for k, v in asdict(f).items() if k != "stored"}
+            facts = {k: v for k, v in asdict(f).items() if k not in _NOT_KEPT}
             infos[f.name] = FieldInfo(**facts, extension=EXTENSION[f.codec], operator=node.name, version=node.operator.version,
                                       digest=node.digest)  # fmt: skip
     return infos

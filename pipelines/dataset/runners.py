@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,8 +25,10 @@ from typing import Any
 
 from infra.cluster import connect
 from infra.errors import LikenessError
-from infra.storage.atomic import temporary_folder
+from infra.storage.objects import is_object
+from pipelines.dataset import notes
 from pipelines.dataset.graph import CPU_POOL
+from pipelines.dataset.notes import Note
 from pipelines.dataset.threads import ONE_THREAD, one_thread
 from pipelines.dataset.unit import Segment, Unit, UnitResult
 from pipelines.dataset.worker import Worker
@@ -86,13 +89,13 @@ def run_ray(units: Sequence[Unit], workers: int, failures_in_a_row: int, progres
 
 
 class DatasetWorker:
-    """A worker in a process of its own; what it is working on stands in a file, for progress and for autopsies.
+    """A worker in a process of its own; what it is working on stands in a file, for progress and for autopsies (see `notes`).
 
     Ray's dashboard shows the class, and `repr`.
     """
 
-    def __init__(self, title: str, failures_in_a_row: int) -> None:
-        self.title = title
+    def __init__(self, title: str, name: str, failures_in_a_row: int) -> None:
+        self.title, self.name = title, name
         self.worker = Worker(failures_in_a_row)
 
     def __repr__(self) -> str:
@@ -105,26 +108,14 @@ class DatasetWorker:
         return ray.get_runtime_context().get_node_id()
 
     def run(self, unit: Unit) -> UnitResult:
-        note = _note(unit)
-        note.parent.mkdir(parents=True, exist_ok=True)
+        notes.prepare(unit.root, self.name)
 
         def at(done: float, key: str, operator: str) -> None:
-            note.write_text(f"{done}\n{key}\n{operator}")
+            notes.write(unit.root, self.name, Note(unit.shard, done, operator, key))
 
-        return self.worker.run(unit, at)
-
-
-def _note(unit: Unit) -> Path:
-    return temporary_folder(unit.root) / f"at-{unit.shard:06d}"
-
-
-def _read_note(unit: Unit) -> tuple[float, str, str] | None:
-    """Part done, row key or source path, operator; None where no work has begun."""
-    try:
-        done, key, operator = _note(unit).read_text().split("\n")
-        return float(done), key, operator
-    except (OSError, ValueError):
-        return None  # not there, or read while it was being written
+        result = self.worker.run(unit, at)
+        notes.remove(unit.root, self.name)  # not where an operator ends the process: then it tells on what
+        return result
 
 
 def _segments(units: Iterable[Unit]) -> Iterator[Segment]:
@@ -157,6 +148,7 @@ class _Pool:
         self.waiting: list[Unit] = []  # the last is the next
         self.running: dict[Any, tuple[Unit, int]] = {}  # future -> unit, number of its actor
         self.starting: dict[Any, int] = {}  # future -> number of an actor that is not there yet; a full cluster has it wait
+        self.names: dict[int, str] = {}  # of the actors' notes
         self.actors = [self._actor(number) for number in range(size)]
         self.nodes: dict[int, str] = {}
         self.deaths: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -165,9 +157,10 @@ class _Pool:
     def _actor(self, number: int) -> Any:
         import ray
 
+        self.names[number] = uuid.uuid4().hex
         actor: Any = ray.remote(DatasetWorker).options(
             num_cpus=self.cpus, num_gpus=self.gpus, runtime_env={"env_vars": ONE_THREAD}
-        ).remote(f"{self.title} worker {number}", self.failures_in_a_row)  # fmt: skip
+        ).remote(f"{self.title} worker {number}", self.names[number], self.failures_in_a_row)  # fmt: skip
         self.starting[actor.node.remote()] = number
         return actor
 
@@ -217,17 +210,17 @@ class _Pool:
         self.running = {future: place for future, place in self.running.items() if place[1] != number}
         died = self._died(number, error)
         node = self.nodes.pop(number, "")
+        note = self._last_note(units[0].root, number, node) if died and units else None
         lost = bool(node) and node not in _live_nodes()
         by_itself = died and not lost
         self.idle_deaths += not lost and (died or not isinstance(error, ray.exceptions.ActorUnavailableError))
         careful = set()
         for unit in units:
-            if (note := _read_note(unit)) and by_itself:
+            if note and note.shard == unit.shard and by_itself:
                 self.idle_deaths = 0
                 if unit.careful or not _batched(unit):
-                    self.deaths[note[1:]].append(node)
+                    self.deaths[note.place].append(node)
                 careful.add(unit.shard)
-            _note(unit).unlink(missing_ok=True)
         poisoned = self._poisoned()
         if self.idle_deaths >= DEATHS_WITHOUT_WORK or len(poisoned) >= self.failures_in_a_row:
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -239,6 +232,11 @@ class _Pool:
         self.starting = {future: who for future, who in self.starting.items() if who != number}
         ray.kill(self.actors[number])  # where it lives all the same, two would write one shard
         self.actors[number] = self._actor(number)
+
+    def _last_note(self, root: Path, number: int, node: str) -> Note | None:
+        """What a dead worker was on; where its machine's disk is not the dataset's, that machine is asked."""
+        note = notes.take(root, self.names[number])
+        return notes.take_from(node, root, self.names[number]) if note is None and node and is_object(root) else note
 
     def _died(self, number: int, error: Exception) -> bool:
         """Whether the worker's process has ended. Its node tells; of one that falls silent, and at times of a process that ends in
@@ -261,6 +259,12 @@ class _Pool:
         return frozenset(
             place for place, nodes in self.deaths.items() if sum(node in alive for node in nodes) >= DEATHS_PER_SAMPLE
         )
+
+    def state(self) -> list[tuple[Unit, Note | None]]:
+        """Units at the workers, or else the next one, with what is known here of the work on them."""
+        at = {number: notes.read(unit.root, self.names[number]) for unit, number in self.running.values()}
+        here = [(unit, at[number]) for unit, number in self.running.values()] or [(unit, None) for unit in self.waiting[-1:]]
+        return [(unit, note if note and note.shard == unit.shard else None) for unit, note in here]
 
     def close(self) -> None:
         import ray
@@ -314,8 +318,8 @@ class _RayRun:
                     pool.close()  # what it held is free for the others
                 yield result
             for pool in self.pools.values():
-                for unit in [unit for unit, _ in pool.running.values()] or pool.waiting[-1:]:
-                    part, key, operator = _read_note(unit) or (0.0, "", "waiting for a free worker")
+                for unit, note in pool.state():
+                    part, key, operator = (note.done, note.key, note.operator) if note else (0.0, "", "waiting for a free worker")
                     self.progress(unit.shard, unit.part(part), f"{operator} {key}")
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ from infra.storage.columns import ColumnWriter, Member, parse_index
 from infra.storage.copies import Changed, keep, open_local
 from infra.storage.ledger import Commit, LedgerRow, read_commit, read_ledger, write_ledger
 from infra.storage.manifest import ColumnShard, column_files
-from infra.storage.objects import is_object, upload
+from infra.storage.object_transfers import upload
+from infra.storage.objects import is_object
 
 UPLOADS_AT_ONCE = 4
 

@@ -23,8 +23,9 @@ from pipelines.cli.data_tables import duration, size
 from pipelines.report.facts import Facts, commands, leakage_sentence
 from pipelines.report.graph import lineage_svg
 from pipelines.report.ledgers import STATUSES, Problem
-from pipelines.report.samples import Shown, captions_of, make_samples
+from pipelines.report.samples import Shown, captions_of, data_uri, make_samples
 from pipelines.report.svg import Histogram, histogram, histogram_svg
+from pipelines.report.thumbnails import Thumbnail
 from pipelines.report.words import number, plural
 from preprocessing.fields import SOURCE
 
@@ -110,6 +111,10 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
+def _uri(picture: Thumbnail) -> str:
+    return data_uri(picture.kind, picture.data)
+
+
 def _json(value: Any) -> Markup:
     """JSON that can't end the script element it stands in."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -120,7 +125,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"size": size, "duration": duration, "number": number, "plural": plural}
+    environment.filters |= {"size": size, "duration": duration, "number": number, "plural": plural, "uri": _uri}
     return environment
 
 

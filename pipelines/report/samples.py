@@ -17,6 +17,7 @@ from pipelines.report.facts import Facts
 from pipelines.report.ledgers import Problem, Status
 from pipelines.report.preview import Preview, Previews
 from pipelines.report.svg import waveform_svg
+from pipelines.report.thumbnails import Thumbnail, thumbnails
 from pipelines.report.words import number
 from preprocessing.codecs import decode
 from preprocessing.fields import by_name
@@ -32,7 +33,10 @@ CAPTIONS = "caption_"
 
 @dataclass(frozen=True)
 class Shown:
-    """One row of the sheet. `place` is its number among the rows, `why` what makes it stand out."""
+    """One row of the sheet. `place` is its number among the rows, `why` what makes it stand out.
+
+    `pictures` are thumbnails of its fields, `pictures_left_out` names of fields for which there was no room.
+    """
 
     place: int
     row: Row
@@ -46,6 +50,8 @@ class Shown:
     fields: dict[str, int]
     preview: Preview
     wave: Markup
+    pictures: list[Thumbnail]
+    pictures_left_out: list[str]
 
     @property
     def poster_uri(self) -> str:
@@ -88,7 +94,7 @@ def _shown(facts: Facts, chosen: Chosen, preview: Preview) -> Shown:
     return Shown(
         chosen.place, row, facts.outcomes.rows[row.key], chosen.why, captions_of(facts, row), numbers,
         {name: numbers[name] for name in key}, facts.outcomes.by_row.get(row.key, []),
-        {name: _text(value) for name, value in told.items()}, fields, preview, wave,
+        {name: _text(value) for name, value in told.items()}, fields, preview, wave, *thumbnails(facts.dataset, row),
     )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ def segmentation(size_px: int) -> Field:
     return Field(
         f"segmentation_{size_px}", "png", "uint8", ("height", "width"), "clip",
         f"number of the class that a segmenting network gives each pixel of image_{size_px}; names in segments_{size_px}",
+        pixels="labels",
     )
 
 

@@ -29,6 +29,8 @@ class Field:
         colour: channel order of pictures.
         coordinates: what positions refer to.
         stored: False for values that exist only while a sample is processed (decoded frames).
+        pixels: what a pixel's number is: "" an amount, "labels" the number of a class, "bits" masks that overlap, a bit each.
+        classes: names of those classes in the order of their numbers, or of the masks from the lowest bit on, where they are fixed.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Field:
     colour: Literal["", "RGB"] = ""
     coordinates: str = ""
     stored: bool = True
+    pixels: Literal["", "labels", "bits"] = ""
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -31,6 +31,7 @@ def face_parsing(template: Template, size_px: int) -> Field:
     return Field(
         f"parsing_{template}_{size_px}", "mpng", "uint8", ("frames", size_px, size_px), "frame",
         f"parts of the face in face_{template}_{size_px}, a label a pixel (FACE_LABELS): {_PARSED}",
+        pixels="labels", classes=FACE_LABELS,
     )
 
 
@@ -39,6 +40,7 @@ def image_parsing(size_px: int) -> Field:
     return Field(
         f"parsing_image_{size_px}", "png", "uint8", ("height", "width"), "clip",
         f"parts of the main face in image_{size_px}, a label a pixel, numbered as in the parsing of aligned faces",
+        pixels="labels", classes=FACE_LABELS,
     )
 
 
@@ -47,7 +49,7 @@ def part_masks(size_px: int) -> Field:
     return Field(
         f"part_masks_image_{size_px}", "png", "uint8", ("height", "width"), "clip",
         f"filled masks of the face's parts in image_{size_px}, a bit each: 1 face, 2 one ear, 4 one eye, 8 nose, 16 one lip; a "
-        "part that is not seen has no pixel",
+        "part that is not seen has no pixel", pixels="bits", classes=tuple(FACE_PARTS),
     )
 
 

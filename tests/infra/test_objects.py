@@ -17,11 +17,12 @@ from s3_server import FAULTS, Proxy
 
 from infra import digest
 from infra.errors import LikenessError, StorageError
-from infra.storage import copies, object_lock, objects
+from infra.storage import copies, object_lock, object_requests, object_transfers
 from infra.storage.copies import Changed, local, local_all, open_local
 from infra.storage.lock import build_lock
 from infra.storage.manifest import Manifest, commit_manifest
-from infra.storage.objects import ObjectPath, as_local_path, as_path, listed, upload
+from infra.storage.object_transfers import upload
+from infra.storage.objects import ObjectPath, as_local_path, as_path, listed
 
 
 def test_what_users_name_becomes_a_path() -> None:
@@ -86,7 +87,7 @@ def test_a_list_taken_once_answers_without_requests(bucket: ObjectPath, proxy: P
 
 def test_large_files_go_and_come_in_parts(bucket: ObjectPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = 5 << 20  # the least that S3 takes
-    monkeypatch.setattr(objects, "PART_BYTES", part)
+    monkeypatch.setattr(object_transfers, "PART_BYTES", part)
     data = os.urandom(2 * part + 77)
     (tmp_path / "a").write_bytes(data)
     upload(tmp_path / "a", bucket / "a")
@@ -99,11 +100,11 @@ def test_large_files_go_and_come_in_parts(bucket: ObjectPath, tmp_path: Path, mo
 
 
 def test_an_upload_that_fails_leaves_no_parts_and_one_that_is_killed_is_swept(bucket: ObjectPath, tmp_path: Path) -> None:
-    number = objects._call(bucket, "create_multipart_upload", Bucket=bucket.bucket, Key="set/x.tar")["UploadId"]
-    objects._call(bucket, "upload_part", Bucket=bucket.bucket, Key="set/x.tar", UploadId=number, PartNumber=1, Body=b"1")
-    other = objects._call(bucket, "create_multipart_upload", Bucket=bucket.bucket, Key="setting/x.tar")["UploadId"]
-    objects.drop_unfinished_uploads(bucket / "set")
-    left = objects._call(bucket, "list_multipart_uploads", Bucket=bucket.bucket)["Uploads"]
+    number = object_requests.call(bucket, "create_multipart_upload", Bucket=bucket.bucket, Key="set/x.tar")["UploadId"]
+    object_requests.call(bucket, "upload_part", Bucket=bucket.bucket, Key="set/x.tar", UploadId=number, PartNumber=1, Body=b"1")
+    other = object_requests.call(bucket, "create_multipart_upload", Bucket=bucket.bucket, Key="setting/x.tar")["UploadId"]
+    object_transfers.drop_unfinished_uploads(bucket / "set")
+    left = object_requests.call(bucket, "list_multipart_uploads", Bucket=bucket.bucket)["Uploads"]
     assert [line["UploadId"] for line in left] == [other]  # a neighbour's is none of ours
 
 
@@ -286,9 +287,9 @@ def test_who_lost_the_lock_moves_no_head(bucket: ObjectPath) -> None:
 
 
 def test_a_storage_without_conditional_writes_is_refused(bucket: ObjectPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = objects._call
+    plain = object_requests.call
     forget = lambda path, method, **words: plain(path, method, **{k: v for k, v in words.items() if k != "IfNoneMatch"})
-    monkeypatch.setattr(objects, "_call", forget)
+    monkeypatch.setattr(object_requests, "call", forget)
     with pytest.raises(StorageError, match="ignores the conditions of writes"), build_lock(bucket / "set"):
         pass
     assert not (bucket / "set" / "lock").exists()

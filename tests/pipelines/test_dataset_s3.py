@@ -23,7 +23,7 @@ from law_model import EXHAUSTIVE, check_idle, check_whole, contents, make, store
 from s3_server import FAULTS, Proxy
 
 from infra.errors import LikenessError, StorageError
-from infra.storage import copies, objects, open_dataset
+from infra.storage import copies, object_requests, open_dataset
 from infra.storage.objects import ObjectPath
 from pipelines.dataset.build import build
 from pipelines.dataset.collect import collect
@@ -200,7 +200,7 @@ class Requests:
 
     @contextmanager
     def counting(self) -> Iterator[Requests]:
-        plain = objects._call
+        plain = object_requests.call
 
         def call(path: ObjectPath, method: str, **words: Any) -> Any:
             if self.dead:
@@ -214,7 +214,7 @@ class Requests:
             return plain(path, method, **words)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(objects, "_call", call)
+            patch.setattr(object_requests, "call", call)
             patch.setattr("infra.storage.object_lock._held", {})  # of another process than the next one
             yield self
 

@@ -23,6 +23,7 @@ import pytest
 import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from typed import likeness
 
 from infra.storage import Dataset, open_dataset
@@ -34,8 +35,9 @@ from pipelines.report.graph import lineage_svg
 from pipelines.report.page import make_page
 from pipelines.report.preview import MAX_CLIP_BYTES, PREVIEW_FRAMES, Previews, window
 from pipelines.report.svg import histogram
+from pipelines.report.thumbnails import MOST_BYTES, SIDE_PX, palette, thumbnails
 from preprocessing.codecs import decode
-from preprocessing.fields import AUDIO, LANDMARKS_68, LANDMARKS_478
+from preprocessing.fields import AUDIO, LANDMARKS_68, LANDMARKS_478, by_name
 
 NASTY = "<img src=x onerror=alert(1)> & 'so' \"on\".jpg"
 SCRIPT = "</script><script>alert(2)</script>"
@@ -399,8 +401,56 @@ def test_photos_are_pictures(photos: Path, tmp_path: Path) -> None:
     assert preview.tracks["5"]["n"] == 5
     page = Page(make_page(read_facts(opened), 8))
     assert len(page.all("article")) == 2
-    assert len([a for a in page.all("img") if a["src"].startswith("data:image/jpeg")]) == 2
+    posters = [a for a in page.all("img") if not a.get("title")]
+    assert [a["src"].partition(",")[0] for a in posters] == ["data:image/jpeg;base64"] * 2
     assert not page.all("video")
+
+
+def test_stored_pictures_are_shown(photos: Path, tmp_path: Path) -> None:
+    """Every field of pictures has its thumbnail: label maps in the fixed colours of their numbers, drawings in grey as stored."""
+    likeness("data", "build", photos, "--field", "parsing_image_128", "--field", "canny_128", "--field", "canny_frames_128",
+             "--field", "part_masks_image_128", "--runner", "serial")  # fmt: skip
+    opened = open_dataset(photos)
+    row = next(r for r in opened.rows() if r.source["path"].endswith("plain.png"))
+    card = make_page(read_facts(opened), 8).partition("plain.png</h3>")[2].partition("<template>")[0]
+    page = Page(card)
+    shown = {a["title"]: a for a in page.all("img")}
+    assert set(shown) >= {"parsing_image_128", "canny_128", "canny_frames_128", "part_masks_image_128", "image_128"}
+    pictures = {name: Image.open(io.BytesIO(base64.b64decode(a["src"].partition(",")[2]))) for name, a in shown.items()}
+    assert all(max(p.size) <= SIDE_PX and p.size == (int(shown[n]["width"]), int(shown[n]["height"])) for n, p in pictures.items())
+
+    labels = decode(by_name("parsing_image_128"), opened.read(row, "parsing_image_128"))  # type: ignore[arg-type]
+    seen = {colour for _, colour in pictures["parsing_image_128"].convert("RGB").getcolors(1 << 16) or ()}  # type: ignore[misc]
+    assert seen >= {(0, 0, 0), (128, 0, 0)}  # VOC's colours of 0 and 1: background and skin
+    assert seen <= {tuple(map(int, palette()[n])) for n in np.unique(labels)}
+    legend = card.partition('title="parsing_image_128"')[2].partition("</li>")[0]
+    told = dict(re.findall(r'background:(#\w{6})"></i>([^<]*)<', legend))
+    assert told["#800000"] == "skin"
+    assert told["#e0e0c0"] == "unknown"
+
+    edges = decode(by_name("canny_128"), opened.read(row, "canny_128"))  # type: ignore[arg-type]
+    drawn = pictures["canny_128"]
+    assert drawn.mode == "L"
+    assert np.abs(np.asarray(drawn, float) - cv2.resize(edges, drawn.size, interpolation=cv2.INTER_AREA)).mean() < 6  # of 255
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_frame_of_a_sequence_is_shown(dataset: Path) -> None:
+    opened = open_dataset(dataset)
+    row = opened.rows()[0]
+    shown, left_out = thumbnails(opened, row)
+    one = next(t for t in shown if t.field.name == "face_tube_256")
+    frames = decode(one.field, opened.read(row, "face_tube_256"))
+    place = int(one.frame.split()[1]) - 1
+    assert one.frame == f"frame {place + 1} of {len(frames)}"
+    assert frames.present[place]
+    if frames.present[(len(frames) - 1) // 2]:  # no key frame was asked for
+        assert place == (len(frames) - 1) // 2
+    stored = cv2.resize(frames[place], (one.width, one.height), interpolation=cv2.INTER_AREA)
+    picture = cv2.imdecode(np.frombuffer(one.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(picture.astype(float) - stored).mean() < 4
+    assert sum(len(t.data) for t in shown) <= MOST_BYTES
+    assert left_out == []
 
 
 # which rows, and their numbers

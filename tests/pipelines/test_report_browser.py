@@ -103,6 +103,11 @@ def test_a_click_opens_a_clip_that_plays(page: Browser) -> None:
     page.wait("document.querySelector('#large video').currentTime > 0.1")
     assert page.run("document.querySelector('#large video').webkitAudioDecodedByteCount") > 0
     page.wait(PAINTED.format("#large canvas"))
+    thumbnails = "[...document.querySelectorAll('{} .pictures img')].map(i => i.title)"
+    shown = page.run(thumbnails.format("#details"))
+    assert "face_tube_256" in shown
+    assert shown == page.run(thumbnails.format(".card"))[: len(shown)]
+    assert page.run("[...document.querySelectorAll('#details .pictures img')].every(i => i.complete && i.naturalWidth)")
     first = page.run("document.querySelector('#details h3').textContent")
     page.click("#after")
     assert page.run("document.querySelector('#details h3').textContent") != first

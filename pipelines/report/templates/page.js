@@ -135,6 +135,8 @@
     const wave = card.querySelector(".wave");
     by("large-wave").replaceChildren(...(wave ? [wave.cloneNode(true)] : []));
     by("details").replaceChildren(card.querySelector("template").content.cloneNode(true));
+    const pictures = card.querySelector(".pictures"); // once in the page, for their size: the large view has a copy
+    if (pictures) by("details").querySelector(".pictures-here").replaceChildren(pictures.cloneNode(true));
     const order = visible();
     by("position").textContent = `${order.indexOf(index) + 1} of ${order.length}`;
     if (!viewer.open) viewer.showModal();
