@@ -276,7 +276,7 @@ def test_half_precision_is_near(injection, latents, traces):
 def test_velocity_is_inverted_as_velocity(velocity, latents):
     """Plain inversion and sampling bring a latent back about as well as with noise; taken for noise they do not (the port's old
     fault, which blurred SD 2.1)."""
-    own = replace(velocity, path=port_path(20))
+    own = replace(velocity, path=port_path(30))
     errors = []
     for each in (own, replace(own, prediction="epsilon")):
         end = travel(each._ask, latents[0], own.path.invert, own.alpha_bar, own.prediction)
