@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from infra.errors import LikenessError
@@ -39,6 +40,14 @@ class ControlledGeneration(DiffusionGeneration):
 
         nets: tuple[str, ...] = ()
         net_scales: tuple[float, ...] = ()
+
+        @field_validator("nets", "net_scales", mode="before")
+        @classmethod
+        def _listed(cls, value: Any) -> Any:
+            """As typed on a command line: one alone, or several with commas between."""
+            if isinstance(value, str):
+                return tuple(part.strip() for part in value.split(","))
+            return (value,) if isinstance(value, (int, float)) else value
 
     @cached_property
     def nets(self) -> list[Any]:

@@ -231,6 +231,13 @@ def test_nets_that_do_not_fit_are_refused(canvas, bases):
             canvas(nets=0)._opened(ref)
 
 
+def test_nets_as_they_are_typed():
+    assert Canvas.Config(nets="a/b", net_scales=1.3).nets == ("a/b",)
+    several = Canvas.Config(nets="a/b, c", net_scales="1.3,0")
+    assert (several.nets, several.net_scales) == (("a/b", "c"), (1.3, 0.0))
+    assert Canvas.Config(nets=["a", "b"], net_scales=[1, 2]).net_scales == (1.0, 2.0)
+
+
 def test_the_preset_of_the_published_control_panorama():
     settings = method_named("multidiffusion").presets()["control"]["generate"]
     assert settings == {"steps": 30, "scheduler": "euler", "net_scales": [1.3]}

@@ -160,7 +160,7 @@ def test_regions_from_masks(here, typed):
         ("multidiffusion --preset tiny prompt=x scheduler=best", "scheduler='best'.*allowed: ddim"),
         ("multidiffusion --preset tiny prompt=x region=left.png", "1 regions and 0 prompts"),
         ("multidiffusion --preset tiny prompt=x height_px=0", "height_px"),
-        ("multidiffusion --preset tiny prompt=x nets=none control=ink.png", "control 1 of 128 x 64 px would be distorted"),
+        ("multidiffusion --preset tiny prompt=x nets=absent control=ink.png", "control 1 of 128 x 64 px would be distorted"),
         ("multidiffusion --preset control --base tiny-sd15 prompt=x", "1 net_scales for 0 ControlNets"),
     ],
 )
