@@ -12,12 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import dataset_toy as toy
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from interrupt import HOW, How, stop, stopping
-from law_model import READS_FRAMES, Values, Watch, check_idle, check_whole, contents, expected, is_down, keys, make, stored
+from law_model import (
+    EXHAUSTIVE,
+    READS_FRAMES,
+    Values,
+    Watch,
+    check_idle,
+    check_whole,
+    contents,
+    expected,
+    is_down,
+    keys,
+    make,
+    stored,
+)  # fmt: skip
 
 from infra.storage import open_dataset
 from infra.storage.columns import parse_index
@@ -284,9 +296,9 @@ def tell(examples: int, steps: int) -> None:
 
 
 def test_any_story_ends_as_the_laws_say() -> None:
-    tell(examples=10, steps=12)
+    tell(examples=14, steps=14)
 
 
-@pytest.mark.long
+@EXHAUSTIVE
 def test_long_stories_end_as_the_laws_say() -> None:
     tell(examples=25, steps=25)
